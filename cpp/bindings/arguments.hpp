@@ -1,0 +1,56 @@
+// From Python objects to the core's views and options.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "cpuattn/attention.hpp"
+
+namespace cpuattn {
+
+// The order of the arguments that _core's functions take. All of them are given by position:
+// cpuattn/_attention.py has the names and defaults, and a call stays below a microsecond.
+enum Argument : int {
+  kQuery,
+  kKey,
+  kValue,  // attention_weights: the stage
+  kMask,
+  kBias,
+  kCausal,
+  kWindow,
+  kQueryOffset,
+  kKeyLengths,
+  kQuerySegments,
+  kKeySegments,
+  kAlibiSlopes,
+  kSinks,
+  kSoftcap,
+  kScale,
+  kNumThreads,
+  kNumCommon,
+  kReturnLse = kNumCommon,  // attention only
+  kOut,
+  kNumArguments
+};
+
+// The arguments of one call. Views borrow from the Python objects, or from `kept` where an
+// object had to be converted; `copies` says so for explain().
+struct Arguments {
+  View query, key, value;
+  Options options;
+  std::vector<pybind11::object> kept;
+  std::vector<std::string> copies;
+};
+
+// with_value: args[kValue] is an array. Throws pybind11's and the core's exceptions.
+void parse_arguments(PyObject* const* args, bool with_value, Arguments& parsed);
+
+// A result array: given by the user (checked: writable, native, no overlap with an input), or new.
+pybind11::object take_output(PyObject* out, const Arguments& inputs, PyObject* const* args,
+                             View& view);
+pybind11::object new_array(DType dtype, int rank, const std::ptrdiff_t* shape, View& view);
+
+}  // namespace cpuattn

@@ -1,0 +1,196 @@
+// The Python module cpuattn._core: fast calls by position into the core.
+#include <pybind11/stl.h>
+
+#include <exception>
+#include <new>
+#include <stdexcept>
+
+#include "arguments.hpp"
+
+namespace cpuattn {
+namespace {
+
+namespace py = pybind11;
+
+// Releases the GIL for its lifetime. Ctrl-C is looked for about every 50 ms, by taking the GIL
+// back for a moment: the handlers run and may raise.
+class CoreCall {
+ public:
+  explicit CoreCall(Options& options) : state_(PyEval_SaveThread()) {
+    options.should_stop = interrupted;
+    options.stop_context = this;
+  }
+  ~CoreCall() { PyEval_RestoreThread(state_); }
+  CoreCall(const CoreCall&) = delete;
+  CoreCall& operator=(const CoreCall&) = delete;
+
+ private:
+  static bool interrupted(void* context) {
+    auto* self = static_cast<CoreCall*>(context);
+    PyEval_RestoreThread(self->state_);
+    const bool raised = PyErr_CheckSignals() != 0;
+    self->state_ = PyEval_SaveThread();
+    return raised;
+  }
+  PyThreadState* state_;
+};
+
+// Runs f and turns C++ exceptions into Python's. Interrupted: the handler has raised already.
+template <class F>
+PyObject* guarded(F f) {
+  try {
+    return f().release().ptr();
+  } catch (const Interrupted&) {
+    return nullptr;
+  } catch (py::error_already_set& e) {
+    e.restore();
+  } catch (const py::builtin_exception& e) {
+    e.set_error();
+  } catch (const std::invalid_argument& e) {
+    PyErr_SetString(PyExc_ValueError, e.what());
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& e) {
+    PyErr_SetString(PyExc_RuntimeError, e.what());
+  }
+  return nullptr;
+}
+
+void expect(Py_ssize_t got, Py_ssize_t wanted) {
+  if (got != wanted) {
+    throw py::type_error("takes " + std::to_string(wanted) + " arguments by position, got " +
+                         std::to_string(got));
+  }
+}
+
+// The shape of a result: the batch, then the query heads, query length and columns; as many of
+// the last dimensions as the call has.
+View result_shape(const Shapes& s, std::ptrdiff_t columns) {
+  View view;
+  std::ptrdiff_t full[kMaxRank + 3];
+  int n = 0;
+  for (; n < s.batch_rank; ++n) full[n] = s.batch_shape[n];
+  full[n++] = s.query_heads;
+  full[n++] = s.query_length;
+  full[n++] = columns;
+  view.rank = s.rank;
+  for (int i = 0; i < s.rank; ++i) view.shape[i] = full[n - s.rank + i];
+  return view;
+}
+
+PyObject* core_attention(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, kNumArguments);
+    Arguments parsed;
+    parse_arguments(args, true, parsed);
+    const Shapes shapes = infer_shapes(parsed.query, parsed.key, &parsed.value);
+    const View shape = result_shape(shapes, shapes.value_dim);
+    View output, lse;
+    py::object result =
+        args[kOut] == Py_None
+            ? new_array(parsed.query.dtype, shape.rank, shape.shape, output)
+            : take_output(args[kOut], parsed, args, output);
+    py::object row_lse;
+    if (args[kReturnLse] == Py_True) {
+      row_lse = new_array(parsed.query.dtype, shape.rank - 1, shape.shape, lse);
+    }
+    {
+      const CoreCall call(parsed.options);
+      attention(parsed.query, parsed.key, parsed.value, output, row_lse ? &lse : nullptr,
+                parsed.options);
+    }
+    if (row_lse) return py::make_tuple(std::move(result), std::move(row_lse));
+    return result;
+  });
+}
+
+WeightStage parse_stage(PyObject* object) {
+  const auto stage = py::reinterpret_borrow<py::object>(object);
+  if (PyUnicode_Check(object)) {
+    const auto name = stage.cast<std::string>();
+    if (name == "scores") return WeightStage::kScores;
+    if (name == "softcapped") return WeightStage::kSoftcapped;
+    if (name == "masked") return WeightStage::kMasked;
+    if (name == "weights") return WeightStage::kWeights;
+  }
+  throw py::value_error("stage is " + std::string(py::repr(stage)) +
+                        "; it must be 'scores', 'softcapped', 'masked' or 'weights'");
+}
+
+PyObject* core_attention_weights(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, kNumCommon);
+    Arguments parsed;
+    const WeightStage stage = parse_stage(args[kValue]);
+    parse_arguments(args, false, parsed);
+    const Shapes shapes = infer_shapes(parsed.query, parsed.key, nullptr);
+    const View shape = result_shape(shapes, shapes.key_length);
+    View output;
+    py::object result = new_array(parsed.query.dtype, shape.rank, shape.shape, output);
+    {
+      const CoreCall call(parsed.options);
+      attention_weights(parsed.query, parsed.key, output, stage, parsed.options);
+    }
+    return result;
+  });
+}
+
+PyObject* core_explain(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, kNumCommon);
+    Arguments parsed;
+    parse_arguments(args, true, parsed);
+    const Explanation plan = explain(parsed.query, parsed.key, parsed.value, parsed.options);
+    py::dict result;
+    result["kernel"] = plan.kernel;
+    result["isa"] = plan.isa;
+    result["query_block"] = plan.query_block;
+    result["key_block"] = plan.key_block;
+    result["key_chunk"] = plan.key_chunk;
+    result["num_chunks"] = plan.num_chunks;
+    result["work_items"] = plan.work_items;
+    result["threads"] = plan.threads;
+    result["scratch_bytes"] = plan.scratch_bytes;
+    py::list copies;
+    for (const std::string& copy : parsed.copies) copies.append(copy);
+    result["copies"] = copies;
+    return result;
+  });
+}
+
+py::dict config() {
+  py::dict result;
+  result["version"] = CPUATTN_VERSION;
+  result["compiler"] = __VERSION__;
+  result["openmp"] = openmp_version();
+  result["isas_compiled"] = py::cast(compiled_isa_names());
+  result["isas_available"] = py::cast(isa_names());
+  result["isa"] = isa_name();
+  result["num_threads"] = get_num_threads();
+  return result;
+}
+
+PyMethodDef fast_functions[] = {
+    {"attention", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_attention)),
+     METH_FASTCALL, "See cpuattn.attention."},
+    {"attention_weights",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_attention_weights)),
+     METH_FASTCALL, "See cpuattn.attention_weights."},
+    {"explain", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_explain)),
+     METH_FASTCALL, "See cpuattn.explain."},
+    {nullptr, nullptr, 0, nullptr}};
+
+}  // namespace
+}  // namespace cpuattn
+
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
+  namespace py = pybind11;
+  if (PyModule_AddFunctions(m.ptr(), cpuattn::fast_functions) != 0) throw py::error_already_set();
+  m.def("config", &cpuattn::config, "What was compiled, what this CPU can run, what is used.");
+  m.def("isas", &cpuattn::isa_names, "Instruction sets that can run here, best first.");
+  m.def("_use_isa", &cpuattn::use_isa_name, py::arg("name"),
+        "Switches the instruction set of the whole process, for tests and benchmarks.");
+  m.def("get_num_threads", &cpuattn::get_num_threads, "See cpuattn.get_num_threads.");
+  m.def("set_num_threads", &cpuattn::set_num_threads, py::arg("num_threads"),
+        "See cpuattn.set_num_threads.");
+}

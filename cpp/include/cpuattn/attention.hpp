@@ -1,0 +1,111 @@
+// cpuattn: exact softmax attention in blocks, for CPUs. The public C++ API.
+//
+//   output = softmax(mask(softcap(scale * query . key^T) + bias)) . value
+//
+// Dimension letters: B batch, Hq query heads, Hkv key/value heads (Hq % Hkv == 0; query head h
+// reads key head h / (Hq / Hkv)), Lq and Lk lengths, D head_dim, Dv head_dim of value.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace cpuattn {
+
+enum class DType : unsigned char { kBool, kInt64, kFloat32, kFloat64 };
+
+constexpr int kMaxRank = 16;
+
+// An array in memory that somebody else owns. Strides are in bytes and may be 0 or negative;
+// data and strides must be multiples of the element's size.
+struct View {
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int rank = 0;
+  std::ptrdiff_t shape[kMaxRank] = {};
+  std::ptrdiff_t stride[kMaxRank] = {};
+};
+
+// Every option of one call; what is not set is off. Shapes in brackets may be broadcast.
+struct Options {
+  std::optional<View> mask;            // bool [..., Hq, Lq, Lk]: true = may attend
+  std::optional<View> bias;            // float [..., Hq, Lq, Lk]: added to the scaled scores
+  bool causal = false;                 // query i sees key j only if j <= i + query_offset
+  std::optional<std::int64_t> window_left;   // and only if j >= i + query_offset - window_left
+  std::optional<std::int64_t> window_right;  // and only if j <= i + query_offset + window_right
+  std::optional<View> query_offset;    // int64 [...]: default (key_lengths or Lk) - Lq
+  std::optional<View> key_lengths;     // int64 [...]: only keys [0, n) take part
+  std::optional<View> query_segments;  // int64 [..., Lq] and
+  std::optional<View> key_segments;    // int64 [..., Lk]: attend only within equal ids
+  std::optional<View> alibi_slopes;    // [Hq] or [..., Hq], query's dtype: adds -slope * |distance|
+  std::optional<View> sinks;           // [Hq], query's dtype: one more logit in the denominator
+  std::optional<double> softcap;       // s -> softcap * tanh(s / softcap)
+  std::optional<double> scale;         // default 1 / sqrt(D)
+  int num_threads = 0;                 // of this call; 0: get_num_threads()
+
+  // Asked about every 50 ms on the calling thread; true ends the call with Interrupted.
+  bool (*should_stop)(void*) = nullptr;
+  void* stop_context = nullptr;
+};
+
+// Thrown when should_stop returned true. The output is then undefined.
+struct Interrupted {};
+
+// The shapes that follow from query, key and value.
+struct Shapes {
+  int rank = 0;  // of the output: the largest of the three
+  int batch_rank = 0;
+  std::ptrdiff_t batch_shape[kMaxRank] = {};  // broadcast leading dimensions
+  std::ptrdiff_t batch = 1;                   // their product
+  std::ptrdiff_t query_heads = 1, kv_heads = 1, group = 1;
+  std::ptrdiff_t query_length = 0, key_length = 0;
+  std::ptrdiff_t head_dim = 0, value_dim = 0;
+};
+
+// Which parts of the scores attention_weights returns; see docs/semantics.md for the order.
+enum class WeightStage { kScores, kSoftcapped, kMasked, kWeights };
+
+// How a call would run.
+struct Explanation {
+  std::string kernel;  // "forward": queries in the lanes; "decode": head_dim in the lanes
+  std::string isa;
+  std::ptrdiff_t query_block = 0;
+  std::ptrdiff_t key_block = 0;
+  std::ptrdiff_t key_chunk = 0;  // keys of one work item
+  std::ptrdiff_t num_chunks = 0;
+  std::ptrdiff_t work_items = 0;
+  int threads = 0;
+  std::size_t scratch_bytes = 0;  // beyond the output, for all threads together
+};
+
+// All functions throw std::invalid_argument, with the name of the argument, before any work is
+// done; std::bad_alloc; and Interrupted. They may be called from many threads at once.
+
+// `value` may be null for attention_weights.
+Shapes infer_shapes(const View& query, const View& key, const View* value);
+
+// output: [..., Hq, Lq, Dv] of query's dtype and of Shapes::rank dimensions, any strides, not
+// overlapping an input. lse: [..., Hq, Lq] or null; natural logarithm, -inf on an empty row.
+void attention(const View& query, const View& key, const View& value, const View& output,
+               const View* lse, const Options& options);
+
+// output: [..., Hq, Lq, Lk]
+void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,
+                       const Options& options);
+
+Explanation explain(const View& query, const View& key, const View& value, const Options& options);
+
+int get_num_threads();
+void set_num_threads(int threads);
+
+std::vector<std::string> compiled_isa_names();
+std::vector<std::string> isa_names();  // that this CPU can run, best first
+std::string isa_name();                // in use
+void use_isa_name(const std::string& name);
+
+// The OpenMP version macro (a date, yyyymm) the core was built with.
+int openmp_version();
+
+}  // namespace cpuattn

@@ -1,0 +1,62 @@
+#include "cpu.hpp"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace cpuattn {
+namespace {
+
+#if defined(__x86_64__)
+struct Registers {
+  unsigned eax, ebx, ecx, edx;
+};
+
+Registers cpuid(unsigned leaf) {
+  Registers r{};
+  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  return r;
+}
+
+// XCR0: which register files the operating system saves at a context switch.
+unsigned saved_state() {
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+bool all(unsigned value, unsigned bits) { return (value & bits) == bits; }
+
+CpuFeatures detect() {
+  CpuFeatures features;
+  const Registers one = cpuid(1);
+  constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28;
+  if (!all(one.ecx, kFma | kOsxsave | kAvx)) return features;
+  const Registers seven = cpuid(7);
+  constexpr unsigned kAvx2 = 1u << 5;
+  constexpr unsigned kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
+  constexpr unsigned kYmmState = 0x6, kZmmState = 0xe6;  // xmm, ymm; and opmask, zmm
+  const unsigned state = saved_state();
+  features.avx2_fma = all(seven.ebx, kAvx2) && all(state, kYmmState);
+  features.avx512 =
+      features.avx2_fma && all(seven.ebx, kF | kDq | kBw | kVl) && all(state, kZmmState);
+  return features;
+}
+#else
+CpuFeatures detect() {
+  CpuFeatures features;
+#if defined(__aarch64__)
+  features.neon = true;  // part of the base architecture
+#endif
+  return features;
+}
+#endif
+
+}  // namespace
+
+const CpuFeatures& cpu_features() {
+  static const CpuFeatures features = detect();
+  return features;
+}
+
+}  // namespace cpuattn

@@ -1,0 +1,7 @@
+#include "bind.hpp"
+#include "vec_avx2.hpp"
+
+namespace cpuattn {
+extern const Isa avx2_isa;
+const Isa avx2_isa = bind_isa<Avx2F32, Avx2F64>("avx2");
+}  // namespace cpuattn

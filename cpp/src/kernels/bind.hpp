@@ -1,0 +1,34 @@
+// Binds the vectors of one ISA to the algorithms. Included by the ISA files and nothing else.
+#pragma once
+
+#include "decode.hpp"
+#include "forward.hpp"
+#include "merge.hpp"
+#include "weights.hpp"
+
+namespace cpuattn {
+namespace {
+
+template <class V>
+constexpr Kernels bind_kernels() {
+  Kernels kernels{};
+  kernels.lanes = V::kLanes;
+  kernels.query_block = V::kBlockVecs * V::kLanes;
+  kernels.decode_rows = kDecodeRows;
+  kernels.key_block = kKeyBlock;
+  kernels.forward = forward<V>;
+  kernels.decode = decode<V>;
+  kernels.weights = weights<V>;
+  kernels.merge = merge<V>;
+  kernels.forward_scratch = forward_scratch<V>;
+  kernels.decode_scratch = decode_scratch<V>;
+  return kernels;
+}
+
+template <class F32, class F64>
+constexpr Isa bind_isa(const char* name) {
+  return {name, bind_kernels<F32>(), bind_kernels<F64>()};
+}
+
+}  // namespace
+}  // namespace cpuattn

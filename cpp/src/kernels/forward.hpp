@@ -1,0 +1,260 @@
+// The forward kernel for many query rows. Start reading here. For one block of queries it is
+//
+//   m = -inf; l = 0; O = 0
+//   for each block of keys:
+//     S = K · Qᵀ                        scores, one query per lane        score_block
+//     S = mask(S)                       only where some row may not see   mask_block
+//     m' = max(m, max S)                over the keys                     update_softmax
+//     P = exp(S - m')
+//     l = l · exp(m - m') + sum P
+//     O = O · exp(m - m') + Vᵀ · P      rescaling costs one multiply-add  accumulate_values
+//     m = m'
+//   output = O / l                      transposed back                   store_output
+//
+// and everything else is how to do that well (Dao et al., arXiv:2205.14135 and 2307.08691, with
+// the roles of lanes exchanged). Because the queries lie in the lanes,
+// - both products read K and V where they lie and broadcast single elements: no packing, and
+//   strided or broadcast keys cost nothing extra;
+// - the softmax is vertical: no horizontal maximum or sum anywhere;
+// - the heads of a group are just more lanes, so K and V are read once per group.
+// Cost per block of R queries and C keys: R·C·(D + Dv) multiply-adds, R·C exponentials (about
+// 12 instructions each, the rest of the time), reads of C·(D + Dv) elements.
+#pragma once
+
+#include <cstddef>
+
+#include "../kernel.hpp"
+#include "block.hpp"
+#include "mask.hpp"
+#include "rows.hpp"
+#include "scratch.hpp"
+#include "softmax.hpp"
+#include "tile.hpp"
+
+namespace cpuattn {
+namespace {
+
+// A multiple of every tile height (6, 8 and 12), and scores of 64 queries (24 KB), the queries
+// and the outputs (16 KB each at D = 64) are near the size of an L1 cache.
+constexpr int kKeyBlock = 96;
+
+template <class V, int kVecs>
+struct ForwardScratch {
+  using T = typename V::Element;
+  static constexpr int kRows = kVecs * V::kLanes;
+
+  ForwardScratch(ScratchCutter& cut, std::ptrdiff_t head_dim, std::ptrdiff_t value_dim)
+      : queries(cut.take<T>(head_dim * kRows)),
+        outputs(cut.take<T>(value_dim * kRows)),
+        scores(cut.take<T>(kKeyBlock * kRows)),
+        visible(cut.take<T>(kKeyBlock * kRows)),
+        copy(cut.take<T>(kKeyBlock * (head_dim > value_dim ? head_dim : value_dim))) {}
+
+  T* queries;  // [head_dim][rows]
+  T* outputs;  // [value_dim][rows]
+  T* scores;   // [key][rows]
+  T* visible;  // [key][rows]: -inf where hidden; only written when a NaN or inf must be traced
+  T* copy;     // [key][dim]: only for keys or values that are strided along head_dim
+};
+
+// One block of keys: what its values are to be multiplied with, and who may see them.
+template <class V, int kVecs>
+struct ValueBlock {
+  using T = typename V::Element;
+  const Work& work;
+  const RowBlock<T, kVecs * V::kLanes>& rows;
+  KeySpan span;
+  DenseRows<T> values;
+  const T* weights;  // [key][rows]
+  const T* rescale;  // [rows]
+  T* visible;        // [key][rows], valid once `traced`
+  bool traced = false;
+};
+
+// A hidden key has weight 0, but 0 · NaN is NaN. Where a sum over a partly hidden block came out
+// as NaN or inf, it is done again with the hidden keys left out: an unmasked NaN stays exactly
+// where it belongs. What is hidden is found by masking a block of zeros.
+template <class V, int kVecs>
+[[gnu::noinline]] void accumulate_visible(ValueBlock<V, kVecs>& block, std::ptrdiff_t dim,
+                                          int dims, int first, int cols,
+                                          typename V::Element* outputs) {
+  constexpr int kRows = kVecs * V::kLanes;
+  const std::ptrdiff_t count = block.span.size();
+  if (!block.traced) {
+    for (std::ptrdiff_t i = 0; i < count * kRows; ++i) block.visible[i] = 0;
+    mask_block<V, kVecs>(block.work, block.rows, block.span, block.visible);
+    block.traced = true;
+  }
+  const auto hidden = V::set1(-INFINITY);
+  for (std::ptrdiff_t d = dim; d < dim + dims; ++d) {
+    for (int row = first; row < first + cols * V::kLanes; row += V::kLanes) {
+      auto sum = V::zero();
+      for (std::ptrdiff_t j = 0; j < count; ++j) {
+        const auto value = V::set1(block.values.data[j * block.values.stride + d]);
+        const auto next = V::fma(value, V::load(block.weights + j * kRows + row), sum);
+        const auto is_hidden = V::equal(V::load(block.visible + j * kRows + row), hidden);
+        sum = V::select(is_hidden, sum, next);
+      }
+      auto* output = outputs + d * kRows + row;
+      V::store(output, V::fma(V::load(output), V::load(block.rescale + row), sum));
+    }
+  }
+}
+
+// outputs[d][row] = outputs[d][row] · rescale[row] + sum over keys of value[d] · weight[row],
+// for kDims dims. kCheck: some rows may not see some of the keys.
+template <class V, int kVecs, int kDims, bool kCheck>
+[[gnu::noinline]] void value_tile(ValueBlock<V, kVecs>& block, std::ptrdiff_t dim,
+                                  typename V::Element* outputs) {
+  constexpr int kCols = kTileCols<V, kVecs>;
+  constexpr int kRows = kVecs * V::kLanes;
+  for (int first = 0; first < kRows; first += kCols * V::kLanes) {
+    Tile<V, kDims, kCols> tile;
+    multiply(tile, block.values.data + dim, UnitStride{}, block.values.stride,
+             block.weights + first, kRows, block.span.size());
+    if constexpr (kCheck) {
+      auto probe = V::zero();  // 0 · x is NaN where x is NaN or inf
+#pragma GCC unroll 16
+      for (int m = 0; m < kDims; ++m) {
+#pragma GCC unroll 16
+        for (int n = 0; n < kCols; ++n) probe = V::fma(V::zero(), tile.at[m][n], probe);
+      }
+      if (V::any(V::is_nan(probe))) {
+        accumulate_visible(block, dim, kDims, first, kCols, outputs);
+        continue;
+      }
+    }
+#pragma GCC unroll 16
+    for (int n = 0; n < kCols; ++n) {
+      const auto rescale = V::load(block.rescale + first + n * V::kLanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < kDims; ++m) {
+        auto* output = outputs + (dim + m) * kRows + first + n * V::kLanes;
+        V::store(output, V::fma(V::load(output), rescale, tile.at[m][n]));
+      }
+    }
+  }
+}
+
+template <class V, int kVecs>
+void accumulate_values(ValueBlock<V, kVecs>& block, typename V::Element* outputs) {
+  const bool check =
+      block.span.cover != Cover::kAll || block.work.bias.type != ScoreType::kNone;
+  for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(
+      0, block.work.value_dim, [&](auto size, std::ptrdiff_t dim) {
+        constexpr int kDims = decltype(size)::value;
+        if (check) {
+          value_tile<V, kVecs, kDims, true>(block, dim, outputs);
+        } else {
+          value_tile<V, kVecs, kDims, false>(block, dim, outputs);
+        }
+      });
+}
+
+template <class V, int kVecs>
+void start_softmax(const Work& work, SoftmaxState<V, kVecs>& state) {
+  using T = typename V::Element;
+  for (int r = 0; r < kVecs * V::kLanes; ++r) {
+    state.max[r] = first_logit<T>(work, r);
+    state.sum[r] = first_sum(state.max[r]);
+  }
+}
+
+template <class V, int kVecs>
+void store_output(const Work& work, const SoftmaxState<V, kVecs>& state,
+                  const typename V::Element* outputs) {
+  using T = typename V::Element;
+  constexpr int kRows = kVecs * V::kLanes;
+  T* row_max = static_cast<T*>(work.row_max);
+  T* row_sum = static_cast<T*>(work.row_sum);
+  for (int r = 0; r < work.num_rows; ++r) {
+    row_max[r] = state.max[r];
+    row_sum[r] = state.sum[r];
+  }
+  for (int n = 0; n < kVecs; ++n) {
+    const auto sum = V::load(state.sum + n * V::kLanes);
+    const auto empty = V::equal(sum, V::zero());
+    const auto divisor = work.normalise ? V::select(empty, V::set1(1), sum) : V::set1(1);
+    const auto factor = V::div(V::set1(1), divisor);
+    for (std::ptrdiff_t d = 0; d < work.value_dim; d += V::kLanes) {
+      const std::ptrdiff_t rest = work.value_dim - d;
+      const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
+      typename V::Vec columns[V::kLanes];
+      for (int i = 0; i < V::kLanes; ++i) {
+        columns[i] = i < count
+                         ? V::mul(V::load(outputs + (d + i) * kRows + n * V::kLanes), factor)
+                         : V::zero();
+      }
+      store_columns<V>(work, work.output, n * V::kLanes, columns, d, count);
+    }
+  }
+}
+
+// Scores of one span of keys as the softmax needs them: scaled, soft-capped, masked.
+template <class V, int kVecs>
+void score_span(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
+                KeySpan span, const ForwardScratch<V, kVecs>& scratch) {
+  const auto keys =
+      dense_rows(work.key, span.begin, span.end, work.head_dim, scratch.copy);
+  score_block<V, kVecs>(keys.data, keys.stride, span.size(), work.head_dim, scratch.queries,
+                        scratch.scores);
+  if (work.softcap != 0) {
+    apply_softcap<V, kVecs>(scratch.scores, span.size(), work.softcap);
+  }
+  mask_block<V, kVecs>(work, rows, span, scratch.scores);
+}
+
+template <class V, int kVecs>
+void forward_block(const Work& work, void* memory) {
+  using T = typename V::Element;
+  constexpr int kRows = kVecs * V::kLanes;
+  ScratchCutter cut(memory);
+  const ForwardScratch<V, kVecs> scratch(cut, work.head_dim, work.value_dim);
+  RowBlock<T, kRows> rows;
+  SoftmaxState<V, kVecs> state;
+  describe_rows(work, rows);
+  start_softmax(work, state);
+  load_queries<V, kVecs>(work, rows, query_factor<T>(work), scratch.queries);
+  for (std::ptrdiff_t i = 0; i < work.value_dim * kRows; ++i) scratch.outputs[i] = 0;
+
+  // Blocks start at multiples of kKeyBlock, so that no row can shift those of another.
+  const std::ptrdiff_t skipped = rows.lo_min > work.key_begin ? rows.lo_min - work.key_begin : 0;
+  std::ptrdiff_t begin = work.key_begin + skipped / kKeyBlock * kKeyBlock;
+  for (; begin < rows.hi_max; begin += kKeyBlock) {
+    if (work.should_stop && work.should_stop(work.stop_context)) return;
+    const KeySpan span = cover_block(work, rows, begin, begin + kKeyBlock);
+    if (span.cover == Cover::kNone) continue;
+    score_span(work, rows, span, scratch);
+    update_softmax(state, scratch.scores, span.size());
+    const auto values =
+        dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
+    ValueBlock<V, kVecs> block{work,           rows,          span,           values,
+                               scratch.scores, state.rescale, scratch.visible};
+    accumulate_values(block, scratch.outputs);
+  }
+  store_output(work, state, scratch.outputs);
+}
+
+// The narrowest block that holds the rows: the last rows of a head do not cost a full one.
+template <class V, int kVecs = 1>
+void forward(const Work& work, void* scratch) {
+  if constexpr (kVecs < V::kBlockVecs) {
+    if (work.num_rows > kVecs * V::kLanes) return forward<V, kVecs * 2>(work, scratch);
+  }
+  forward_block<V, kVecs>(work, scratch);
+}
+
+template <class V, int kVecs = 1>
+std::size_t forward_scratch(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int num_rows) {
+  if constexpr (kVecs < V::kBlockVecs) {
+    if (num_rows > kVecs * V::kLanes) {
+      return forward_scratch<V, kVecs * 2>(head_dim, value_dim, num_rows);
+    }
+  }
+  ScratchCutter count(nullptr);
+  ForwardScratch<V, kVecs>(count, head_dim, value_dim);
+  return count.used();
+}
+
+}  // namespace
+}  // namespace cpuattn

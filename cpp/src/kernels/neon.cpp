@@ -1,0 +1,7 @@
+#include "bind.hpp"
+#include "vec_neon.hpp"
+
+namespace cpuattn {
+extern const Isa neon_isa;
+const Isa neon_isa = bind_isa<NeonF32, NeonF64>("neon");
+}  // namespace cpuattn

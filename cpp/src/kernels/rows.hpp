@@ -1,0 +1,85 @@
+// The rows of a work item: which query of which head each one is, and which keys it may see.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../kernel.hpp"
+
+namespace cpuattn {
+namespace {
+
+// What each row of a block sees. Rows beyond the last repeat it, so that no lane is special.
+template <class T, int kRows>
+struct RowBlock {
+  const T* query[kRows];
+  const unsigned char* mask[kRows];
+  const unsigned char* bias[kRows];
+  std::ptrdiff_t position[kRows];  // of the query, on the axis of keys
+  std::ptrdiff_t lo[kRows];        // keys in [lo, hi) by causal, window and lengths
+  std::ptrdiff_t hi[kRows];
+  std::int64_t segment[kRows];
+  T slope[kRows];  // ALiBi
+  std::ptrdiff_t lo_min, lo_max, hi_min, hi_max;
+  std::int64_t segment_min, segment_max;
+  bool shared_mask, shared_bias;  // all rows read the same row of the array
+};
+
+inline const unsigned char* row_of(const ScoreArray& array, std::ptrdiff_t head,
+                                   std::ptrdiff_t query) {
+  return array.data + head * array.head_stride_bytes + query * array.row_stride_bytes;
+}
+
+template <class T, int kRows>
+void describe_row(const Work& work, RowBlock<T, kRows>& rows, int r) {
+  const std::ptrdiff_t last_row = work.num_rows - 1;
+  const std::ptrdiff_t index = work.first_row + (r < last_row ? r : last_row);
+  const std::ptrdiff_t query = work.group == 1 ? index : index / work.group;
+  const std::ptrdiff_t head = index - query * work.group;
+  const std::ptrdiff_t position = query + work.query_offset;
+  const std::ptrdiff_t first = position - work.left, last = position + work.right;
+  rows.query[r] = static_cast<const T*>(work.query.data) + head * work.query.head_stride +
+                  query * work.query.row_stride;
+  rows.position[r] = position;
+  rows.lo[r] = first > work.key_begin ? first : work.key_begin;
+  const std::ptrdiff_t end = work.key_length < work.key_end ? work.key_length : work.key_end;
+  rows.hi[r] = last < end ? last + 1 : end;
+  rows.mask[r] = row_of(work.mask, head, query);
+  rows.bias[r] = row_of(work.bias, head, query);
+  rows.segment[r] =
+      work.query_segments.data ? work.query_segments.data[query * work.query_segments.stride] : 0;
+  rows.slope[r] = work.alibi_slopes
+                      ? static_cast<const T*>(work.alibi_slopes)[head * work.alibi_stride]
+                      : T(0);
+}
+
+template <class T, int kRows>
+void describe_rows(const Work& work, RowBlock<T, kRows>& rows) {
+  rows.lo_min = rows.hi_min = kUnbounded * 2;
+  rows.lo_max = rows.hi_max = -kUnbounded * 2;
+  rows.shared_mask = rows.shared_bias = true;
+  for (int r = 0; r < kRows; ++r) {
+    describe_row(work, rows, r);
+    rows.lo_min = rows.lo[r] < rows.lo_min ? rows.lo[r] : rows.lo_min;
+    rows.lo_max = rows.lo[r] > rows.lo_max ? rows.lo[r] : rows.lo_max;
+    rows.hi_min = rows.hi[r] < rows.hi_min ? rows.hi[r] : rows.hi_min;
+    rows.hi_max = rows.hi[r] > rows.hi_max ? rows.hi[r] : rows.hi_max;
+    const std::int64_t id = rows.segment[r];
+    rows.segment_min = r == 0 || id < rows.segment_min ? id : rows.segment_min;
+    rows.segment_max = r == 0 || id > rows.segment_max ? id : rows.segment_max;
+    rows.shared_mask &= rows.mask[r] == rows.mask[0];
+    rows.shared_bias &= rows.bias[r] == rows.bias[0];
+  }
+}
+
+// Where row r of the item starts in a matrix that has a row per query.
+template <class T>
+T* row_pointer(const Work& work, const Matrix& matrix, std::ptrdiff_t r) {
+  const std::ptrdiff_t index = work.first_row + r;
+  const std::ptrdiff_t query = work.group == 1 ? index : index / work.group;
+  const std::ptrdiff_t head = index - query * work.group;
+  return static_cast<T*>(matrix.data) + head * matrix.head_stride + query * matrix.row_stride;
+}
+
+}  // namespace
+}  // namespace cpuattn

@@ -1,0 +1,98 @@
+// The online softmax (Milakov and Gimelshein, arXiv:1805.02867) with one query per lane:
+// everything is vertical, no lane ever looks at its neighbour.
+#pragma once
+
+#include <math.h>
+
+#include <cstddef>
+
+#include "../kernel.hpp"
+#include "exp.hpp"
+
+namespace cpuattn {
+namespace {
+
+// Per row: the largest score so far, the sum of exp(score - largest), and by how much the last
+// block shrank what was summed before it.
+template <class V, int kVecs>
+struct SoftmaxState {
+  static constexpr int kRows = kVecs * V::kLanes;
+  alignas(64) typename V::Element max[kRows];
+  alignas(64) typename V::Element sum[kRows];
+  alignas(64) typename V::Element rescale[kRows];
+};
+
+// What is subtracted before exp: the maximum, or 0 for a row that has seen no key, so that
+// its scores (-inf) become exp(-inf) = 0 and not exp(-inf + inf) = NaN.
+template <class V>
+inline typename V::Vec softmax_base(typename V::Vec max) {
+  return V::select(V::equal(max, V::set1(-INFINITY)), V::zero(), max);
+}
+
+// A sink is one more logit in the sum, without a value: a row starts with it as if it were a key
+// that came first. Without a sink it starts with nothing.
+template <class T>
+T first_logit(const Work& work, std::ptrdiff_t row) {
+  if (!work.sinks || row >= work.num_rows) return -T(INFINITY);
+  const std::ptrdiff_t head = (work.first_row + row) % work.group;
+  return static_cast<const T*>(work.sinks)[head * work.sinks_stride];
+}
+template <class T>
+T first_sum(T logit) {
+  return logit == -T(INFINITY) ? T(0) : logit - logit + T(1);  // 1, but NaN for NaN and inf
+}
+
+// Turns `count` keys of scores[key][row] into exp(score - max) in place, and updates the state.
+// The block is summed apart and then added: shorter sums, smaller rounding errors.
+template <class V, int kVecs>
+void update_softmax(SoftmaxState<V, kVecs>& state, typename V::Element* scores,
+                    std::ptrdiff_t count) {
+  constexpr int kRows = kVecs * V::kLanes;
+  constexpr int kStep = kVecs < V::kTileVecs ? kVecs : V::kTileVecs;
+  for (int first = 0; first < kRows; first += kStep * V::kLanes) {
+    typename V::Vec max[kStep], base[kStep], sum[kStep];
+#pragma GCC unroll 4
+    for (int n = 0; n < kStep; ++n) max[n] = V::load(state.max + first + n * V::kLanes);
+    for (std::ptrdiff_t j = 0; j < count; ++j) {
+#pragma GCC unroll 4
+      for (int n = 0; n < kStep; ++n) {
+        max[n] = V::max(max[n], V::load(scores + j * kRows + first + n * V::kLanes));
+      }
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < kStep; ++n) {
+      base[n] = softmax_base<V>(max[n]);
+      sum[n] = V::zero();
+    }
+    for (std::ptrdiff_t j = 0; j < count; ++j) {
+#pragma GCC unroll 4
+      for (int n = 0; n < kStep; ++n) {
+        auto* score = scores + j * kRows + first + n * V::kLanes;
+        const auto weight = exp<V>(V::sub(V::load(score), base[n]));
+        sum[n] = V::add(sum[n], weight);
+        V::store(score, weight);
+      }
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < kStep; ++n) {
+      const int row = first + n * V::kLanes;
+      const auto rescale = exp<V>(V::sub(V::load(state.max + row), base[n]));
+      V::store(state.rescale + row, rescale);
+      V::store(state.sum + row, V::fma(V::load(state.sum + row), rescale, sum[n]));
+      V::store(state.max + row, max[n]);
+    }
+  }
+}
+
+// scores = softcap * tanh(scores), where the scores were scaled by 1 / softcap beforehand.
+template <class V, int kVecs>
+void apply_softcap(typename V::Element* scores, std::ptrdiff_t count, double softcap) {
+  const auto cap = V::set1(static_cast<typename V::Element>(softcap));
+  for (std::ptrdiff_t i = 0; i < count * kVecs; ++i) {
+    auto* score = scores + i * V::kLanes;
+    V::store(score, V::mul(cap, tanh<V>(V::load(score))));
+  }
+}
+
+}  // namespace
+}  // namespace cpuattn

@@ -1,0 +1,59 @@
+// How a call is cut into work items. Pure: shapes and limits in, numbers out.
+#pragma once
+
+#include <cstddef>
+
+namespace cpuattn {
+
+// What the plan needs to know of the problem; `rows` are query rows per key/value head.
+struct PlanShape {
+  std::ptrdiff_t batch = 1;
+  std::ptrdiff_t kv_heads = 1;
+  std::ptrdiff_t group = 1;
+  std::ptrdiff_t query_length = 0;
+  std::ptrdiff_t key_length = 0;
+  std::ptrdiff_t head_dim = 0;
+  std::ptrdiff_t value_dim = 0;
+  std::size_t element_size = 4;
+
+  std::ptrdiff_t rows() const { return group * query_length; }
+};
+
+// What the plan needs to know of the kernels.
+struct PlanLimits {
+  int lanes = 1;
+  int query_block = 1;
+  int decode_rows = 1;
+  int key_block = 1;
+};
+
+struct Plan {
+  bool decode = false;
+  std::ptrdiff_t key_chunk = 0;  // keys that are summed up apart from the others
+  std::ptrdiff_t num_chunks = 1;
+  bool split = false;            // every chunk is a work item of its own
+  std::ptrdiff_t query_block = 1;  // rows of one work item
+  std::ptrdiff_t num_query_blocks = 0;
+  std::ptrdiff_t work_items = 0;
+  int threads = 1;
+  std::size_t partial_bytes = 0;  // results of chunks that wait to be merged
+};
+
+// Order of additions. The keys of a row are summed up in blocks, the blocks in chunks, and the
+// chunks are merged in order, whether one thread does all of them or each is an item of its own.
+// Chunks therefore depend on the kernel and on the number of keys only; the rest of the plan may
+// follow the number of threads without changing a bit of the result.
+Plan make_plan(const PlanShape& shape, const PlanLimits& limits, int max_threads);
+
+// One work item of the plan: which rows and chunks of which (batch entry, key/value head).
+struct Item {
+  std::ptrdiff_t head = 0;  // batch entry * kv_heads + key/value head
+  std::ptrdiff_t block = 0;
+  std::ptrdiff_t first_row = 0;
+  std::ptrdiff_t num_rows = 0;
+  std::ptrdiff_t first_chunk = 0;  // chunks [first_chunk, end_chunk)
+  std::ptrdiff_t end_chunk = 1;
+};
+Item item_at(const Plan& plan, const PlanShape& shape, std::ptrdiff_t index);
+
+}  // namespace cpuattn

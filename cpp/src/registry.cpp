@@ -1,0 +1,102 @@
+#include "registry.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "cpu.hpp"
+
+namespace cpuattn {
+
+extern const Isa scalar_isa;
+#if defined(CPUATTN_HAVE_AVX2)
+extern const Isa avx2_isa;
+#endif
+#if defined(CPUATTN_HAVE_AVX512)
+extern const Isa avx512_isa;
+#endif
+#if defined(CPUATTN_HAVE_NEON)
+extern const Isa neon_isa;
+#endif
+
+namespace {
+
+struct Level {
+  const Isa* isa;
+  bool runs_here;
+};
+
+// Best first. A new ISA is a row here.
+std::vector<Level> levels() {
+  [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
+  return {
+#if defined(CPUATTN_HAVE_AVX512)
+      {&avx512_isa, cpu.avx512},
+#endif
+#if defined(CPUATTN_HAVE_AVX2)
+      {&avx2_isa, cpu.avx2_fma},
+#endif
+#if defined(CPUATTN_HAVE_NEON)
+      {&neon_isa, cpu.neon},
+#endif
+      {&scalar_isa, true},
+  };
+}
+
+const Isa& find_isa(const std::string& name, const char* source) {
+  std::string valid;
+  for (const Isa* isa : available_isas()) {
+    if (name == isa->name) return *isa;
+    valid += (valid.empty() ? "" : ", ") + std::string(isa->name);
+  }
+  throw std::invalid_argument(std::string(source) + "='" + name +
+                              "' is not an instruction set that this CPU and build can run; "
+                              "valid are: " + valid);
+}
+
+std::atomic<const Isa*> chosen{nullptr};
+
+}  // namespace
+
+std::vector<const Isa*> compiled_isas() {
+  std::vector<const Isa*> isas;
+  for (const Level& level : levels()) isas.push_back(level.isa);
+  return isas;
+}
+
+std::vector<const Isa*> available_isas() {
+  std::vector<const Isa*> isas;
+  for (const Level& level : levels()) {
+    if (level.runs_here) isas.push_back(level.isa);
+  }
+  return isas;
+}
+
+const Isa& current_isa() {
+  if (const Isa* isa = chosen.load(std::memory_order_acquire)) return *isa;
+  const char* name = std::getenv("CPUATTN_ISA");
+  const Isa& isa = name && *name ? find_isa(name, "CPUATTN_ISA") : *available_isas().front();
+  chosen.store(&isa, std::memory_order_release);
+  return isa;
+}
+
+void use_isa(const std::string& name) { chosen = &find_isa(name, "isa"); }
+
+int requested_threads() {
+  for (const char* variable : {"CPUATTN_NUM_THREADS", "OMP_NUM_THREADS"}) {
+    const char* text = std::getenv(variable);
+    if (!text || !*text) continue;
+    char* end = nullptr;
+    const long threads = std::strtol(text, &end, 10);
+    // OMP_NUM_THREADS may be a list, one number per nesting level: the first one is ours.
+    const bool whole = *end == '\0' || (*end == ',' && variable[0] == 'O');
+    if (!whole || threads < 1 || threads > 1 << 16) {
+      throw std::invalid_argument(std::string(variable) + "='" + text +
+                                  "' is not a number of threads; it must be a positive integer");
+    }
+    return static_cast<int>(threads);
+  }
+  return 0;
+}
+
+}  // namespace cpuattn

@@ -1,0 +1,336 @@
+"""The attention call: names, defaults and documentation. Checks and work are in the core."""
+
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, overload
+
+from cpuattn import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from cpuattn._core import Plan
+
+    Window: TypeAlias = SupportsIndex | tuple[SupportsIndex | None, SupportsIndex | None]
+    Stage: TypeAlias = Literal["scores", "softcapped", "masked", "weights"]
+
+
+@overload
+def attention(
+    query: "ArrayLike",
+    key: "ArrayLike",
+    value: "ArrayLike",
+    *,
+    mask: "ArrayLike | None" = ...,
+    bias: "ArrayLike | None" = ...,
+    causal: bool = ...,
+    window: "Window | None" = ...,
+    query_offset: "ArrayLike | None" = ...,
+    key_lengths: "ArrayLike | None" = ...,
+    query_segments: "ArrayLike | None" = ...,
+    key_segments: "ArrayLike | None" = ...,
+    alibi_slopes: "ArrayLike | None" = ...,
+    sinks: "ArrayLike | None" = ...,
+    softcap: SupportsFloat | None = ...,
+    scale: SupportsFloat | None = ...,
+    return_lse: Literal[False] = ...,
+    out: "NDArray[Any] | None" = ...,
+    num_threads: int | None = ...,
+) -> "NDArray[Any]": ...
+@overload
+def attention(
+    query: "ArrayLike",
+    key: "ArrayLike",
+    value: "ArrayLike",
+    *,
+    mask: "ArrayLike | None" = ...,
+    bias: "ArrayLike | None" = ...,
+    causal: bool = ...,
+    window: "Window | None" = ...,
+    query_offset: "ArrayLike | None" = ...,
+    key_lengths: "ArrayLike | None" = ...,
+    query_segments: "ArrayLike | None" = ...,
+    key_segments: "ArrayLike | None" = ...,
+    alibi_slopes: "ArrayLike | None" = ...,
+    sinks: "ArrayLike | None" = ...,
+    softcap: SupportsFloat | None = ...,
+    scale: SupportsFloat | None = ...,
+    return_lse: Literal[True],
+    out: "NDArray[Any] | None" = ...,
+    num_threads: int | None = ...,
+) -> "tuple[NDArray[Any], NDArray[Any]]": ...
+def attention(
+    query: "ArrayLike",
+    key: "ArrayLike",
+    value: "ArrayLike",
+    *,
+    mask: "ArrayLike | None" = None,
+    bias: "ArrayLike | None" = None,
+    causal: bool = False,
+    window: "Window | None" = None,
+    query_offset: "ArrayLike | None" = None,
+    key_lengths: "ArrayLike | None" = None,
+    query_segments: "ArrayLike | None" = None,
+    key_segments: "ArrayLike | None" = None,
+    alibi_slopes: "ArrayLike | None" = None,
+    sinks: "ArrayLike | None" = None,
+    softcap: SupportsFloat | None = None,
+    scale: SupportsFloat | None = None,
+    return_lse: bool = False,
+    out: "NDArray[Any] | None" = None,
+    num_threads: int | None = None,
+) -> "NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]":
+    r"""Compute exact softmax attention in blocks, without the matrix of scores.
+
+    ``out = softmax(mask(softcap(scale * query @ key.T) + bias)) @ value``, where every option is
+    off unless it is given and all of them may be combined. Memory beyond the output is at most
+    2 MiB per thread, whatever the lengths.
+
+    Letters: B batch (any number of leading dimensions), Hq query heads, Hkv key/value heads
+    (Hq a multiple of Hkv; query head h reads key head ``h // (Hq // Hkv)``), Lq and Lk lengths,
+    D head_dim, Dv head_dim of value.
+
+    Parameters
+    ----------
+    query : array, shape (..., Hq, Lq, D)
+        float32 or float64, of any strides. (Lq, D) and (Hq, Lq, D) are accepted too, and leading
+        dimensions broadcast between query, key and value without a copy. Anything with
+        ``__array__`` or ``__dlpack__`` in CPU memory is an array.
+    key : array, shape (..., Hkv, Lk, D)
+        Of query's dtype.
+    value : array, shape (..., Hkv, Lk, Dv)
+        Of query's dtype.
+    mask : array of bool, broadcastable to (..., Hq, Lq, Lk), optional
+        True where a query may attend to a key. Read as it lies, never expanded.
+    bias : array of float32 or float64, broadcastable to (..., Hq, Lq, Lk), optional
+        Added to the scaled (and soft-capped) scores. -inf masks.
+    causal : bool, default False
+        Query i sees key j only if ``j <= i + query_offset``.
+    window : int or (int or None, int or None), optional
+        Sliding window (left, right): ``i + query_offset - left <= j <= i + query_offset + right``;
+        None leaves a side unbounded, and an int w means (w, w).
+    query_offset : int or integers of shape (B,), optional
+        Position of query 0 on the axis of keys. Default: ``(key_lengths or Lk) - Lq``, so that
+        the last query is aligned with the last key; 0 aligns the first ones.
+    key_lengths : integers, shape (B,), optional
+        Only keys [0, n) of each batch entry take part (right padding).
+    query_segments, key_segments : integers, shapes (B, Lq) and (B, Lk), optional
+        A query sees only keys of an equal id (packed documents). Given together.
+    alibi_slopes : floats, shape (Hq,) or (B, Hq), optional
+        Adds ``-slope * abs(i + query_offset - j)`` to the scores (Press et al.,
+        arXiv:2108.12409).
+    sinks : floats, shape (Hq,), optional
+        One more logit per head in the denominator of the softmax (Xiao et al.,
+        arXiv:2309.17453, in the learned form of gpt-oss).
+    softcap : float, optional
+        Replaces a score s by ``softcap * tanh(s / softcap)`` before bias and mask (Gemma 2,
+        arXiv:2408.00118).
+    scale : float, optional
+        Default ``1 / sqrt(D)``.
+    return_lse : bool, default False
+        Also return the log-sum-exp of each row.
+    out : array, optional
+        Written in place and returned; may be strided, must not overlap an input.
+    num_threads : int, optional
+        For this call only. Results do not depend on it.
+
+    Returns
+    -------
+    out : array, shape (..., Hq, Lq, Dv)
+        Of query's dtype; its number of dimensions is the largest of query, key and value.
+        A row that sees no key is 0.
+    lse : array, shape (..., Hq, Lq)
+        Only with `return_lse`: natural logarithm of the sum of exp(score), of query's dtype;
+        -inf on a row that sees no key (its sink, if there is one).
+
+    Raises
+    ------
+    TypeError
+        An argument is of the wrong type or dtype. float16 and bfloat16 are not supported yet.
+    ValueError
+        Shapes do not fit together, or a value is out of its range. The message names the
+        argument, what it got and what is allowed.
+    KeyboardInterrupt
+        Ctrl-C ends a long call.
+
+    Notes
+    -----
+    The softmax is computed online over blocks of keys (Milakov and Gimelshein, arXiv:1805.02867;
+    Dao et al., arXiv:2205.14135). Keys and values that a row may not see never influence it, not
+    even if they are NaN. The bits of a row depend neither on the number of threads, nor on the
+    rest of the batch, nor on strides. docs/semantics.md has every rule of the edges.
+
+    Examples
+    --------
+    >>> import numpy as np, cpuattn
+    >>> rng = np.random.default_rng(0)
+    >>> query, key, value = rng.standard_normal((3, 2, 8, 100, 64), dtype=np.float32)
+    >>> cpuattn.attention(query, key, value, causal=True).shape
+    (2, 8, 100, 64)
+    """
+    return _core.attention(
+        query,
+        key,
+        value,
+        mask,
+        bias,
+        causal,
+        window,
+        query_offset,
+        key_lengths,
+        query_segments,
+        key_segments,
+        alibi_slopes,
+        sinks,
+        softcap,
+        scale,
+        num_threads,
+        return_lse,
+        out,
+    )
+
+
+def attention_weights(
+    query: "ArrayLike",
+    key: "ArrayLike",
+    *,
+    stage: "Stage" = "weights",
+    mask: "ArrayLike | None" = None,
+    bias: "ArrayLike | None" = None,
+    causal: bool = False,
+    window: "Window | None" = None,
+    query_offset: "ArrayLike | None" = None,
+    key_lengths: "ArrayLike | None" = None,
+    query_segments: "ArrayLike | None" = None,
+    key_segments: "ArrayLike | None" = None,
+    alibi_slopes: "ArrayLike | None" = None,
+    sinks: "ArrayLike | None" = None,
+    softcap: SupportsFloat | None = None,
+    scale: SupportsFloat | None = None,
+    num_threads: int | None = None,
+) -> "NDArray[Any]":
+    """Return the matrix of attention weights, or of scores, that `attention` never builds.
+
+    Parameters
+    ----------
+    query : array, shape (..., Hq, Lq, D)
+        As in `attention`, like all options below.
+    key : array, shape (..., Hkv, Lk, D)
+        As in `attention`.
+    stage : {"scores", "softcapped", "masked", "weights"}, default "weights"
+        How far to go: ``scale * query @ key.T``; that after softcap; after bias, ALiBi and masks
+        (-inf where masked); or the softmax of that.
+    mask, bias, causal, window, query_offset, key_lengths, query_segments, key_segments : optional
+        As in `attention`.
+    alibi_slopes, sinks, softcap, scale, num_threads : optional
+        As in `attention`. With sinks a row of weights sums to less than 1.
+
+    Returns
+    -------
+    array, shape (..., Hq, Lq, Lk)
+        Of query's dtype. A row that sees no key has weights of 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `attention`.
+
+    Examples
+    --------
+    >>> import numpy as np, cpuattn
+    >>> cpuattn.attention_weights(np.zeros((2, 4)), np.zeros((2, 4)), causal=True)
+    array([[1. , 0. ],
+           [0.5, 0.5]])
+    """
+    return _core.attention_weights(
+        query,
+        key,
+        stage,
+        mask,
+        bias,
+        causal,
+        window,
+        query_offset,
+        key_lengths,
+        query_segments,
+        key_segments,
+        alibi_slopes,
+        sinks,
+        softcap,
+        scale,
+        num_threads,
+    )
+
+
+def explain(
+    query: "ArrayLike",
+    key: "ArrayLike",
+    value: "ArrayLike",
+    *,
+    mask: "ArrayLike | None" = None,
+    bias: "ArrayLike | None" = None,
+    causal: bool = False,
+    window: "Window | None" = None,
+    query_offset: "ArrayLike | None" = None,
+    key_lengths: "ArrayLike | None" = None,
+    query_segments: "ArrayLike | None" = None,
+    key_segments: "ArrayLike | None" = None,
+    alibi_slopes: "ArrayLike | None" = None,
+    sinks: "ArrayLike | None" = None,
+    softcap: SupportsFloat | None = None,
+    scale: SupportsFloat | None = None,
+    return_lse: bool = False,  # noqa: ARG001 (the same arguments as attention)
+    out: "NDArray[Any] | None" = None,  # noqa: ARG001
+    num_threads: int | None = None,
+) -> "Plan":
+    """Tell how `attention` would run with the same arguments, without running it.
+
+    Parameters
+    ----------
+    query, key, value : arrays
+        As in `attention`.
+    mask, bias, causal, window, query_offset, key_lengths, query_segments, key_segments : optional
+        As in `attention`.
+    alibi_slopes, sinks, softcap, scale, return_lse, out, num_threads : optional
+        As in `attention`. return_lse and out change nothing.
+
+    Returns
+    -------
+    dict
+        ``kernel`` ("forward": queries in the lanes; "decode": head_dim in the lanes, for at most
+        8 query rows per key/value head; "empty"), ``isa``, ``query_block`` (rows per work item),
+        ``key_block`` (keys per update of the softmax), ``key_chunk`` and ``num_chunks`` (keys
+        that are summed up apart and merged), ``work_items``, ``threads``, ``scratch_bytes``
+        (memory beyond the output, of all threads) and ``copies`` (inputs that must be copied
+        because they are byte-swapped or not aligned).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `attention`.
+
+    Examples
+    --------
+    >>> import numpy as np, cpuattn
+    >>> x = np.zeros((1, 64), np.float32)
+    >>> cpuattn.explain(x, x, x)["kernel"]
+    'decode'
+    """
+    return _core.explain(
+        query,
+        key,
+        value,
+        mask,
+        bias,
+        causal,
+        window,
+        query_offset,
+        key_lengths,
+        query_segments,
+        key_segments,
+        alibi_slopes,
+        sinks,
+        softcap,
+        scale,
+        num_threads,
+    )

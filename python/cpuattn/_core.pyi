@@ -1,0 +1,35 @@
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from numpy.typing import NDArray
+
+class Config(TypedDict):
+    version: str
+    compiler: str
+    openmp: int
+    isas_compiled: list[str]
+    isas_available: list[str]
+    isa: str
+    num_threads: int
+
+class Plan(TypedDict):
+    kernel: str
+    isa: str
+    query_block: int
+    key_block: int
+    key_chunk: int
+    num_chunks: int
+    work_items: int
+    threads: int
+    scratch_bytes: int
+    copies: list[str]
+
+# Arguments are positional only and all given: see _attention.py for their names.
+def attention(*args: Any) -> Any: ...
+def attention_weights(*args: Any) -> NDArray[Any]: ...
+def explain(*args: Any) -> Plan: ...
+def config() -> Config: ...
+def isas() -> list[str]: ...
+def _use_isa(name: str) -> None: ...
+def get_num_threads() -> int: ...
+def set_num_threads(num_threads: int) -> None: ...
