@@ -170,6 +170,11 @@ py::dict config() {
   return result;
 }
 
+double fma_peak(int element_size, double seconds) {
+  const py::gil_scoped_release unlocked;
+  return measure_peak(element_size == 8 ? DType::kFloat64 : DType::kFloat32, seconds) / 1e9;
+}
+
 PyMethodDef fast_functions[] = {
     {"attention", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_attention)),
      METH_FASTCALL, "See cpuattn.attention."},
@@ -190,6 +195,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("isas", &cpuattn::isa_names, "Instruction sets that can run here, best first.");
   m.def("_use_isa", &cpuattn::use_isa_name, py::arg("name"),
         "Switches the instruction set of the whole process, for tests and benchmarks.");
+  m.def("_fma_peak", &cpuattn::fma_peak, py::arg("element_size"), py::arg("seconds"),
+        "GFLOP/s of one thread doing nothing but multiply-adds with the ISA in use.");
   m.def("get_num_threads", &cpuattn::get_num_threads, "See cpuattn.get_num_threads.");
   m.def("set_num_threads", &cpuattn::set_num_threads, py::arg("num_threads"),
         "See cpuattn.set_num_threads.");

@@ -2,6 +2,7 @@
 #include "cpuattn/attention.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -48,7 +49,7 @@ struct Run {
   Stage stage = Stage::kWeights;
   unsigned char* scratch = nullptr;   // of all threads
   std::size_t kernel_bytes = 0;       // per thread: what the kernel asks for,
-  std::size_t part_bytes = 0;         // results of one chunk,
+  std::size_t part_bytes = 0;         // the results of one item,
   std::size_t thread_bytes = 0;       // and all together
   unsigned char* partials = nullptr;  // results of all chunks, where chunks are items
 
@@ -57,8 +58,15 @@ struct Run {
 
 PlanShape plan_shape(const Call& call) {
   const Shapes& s = call.shapes;
-  return {s.batch,      s.kv_heads, s.group,     s.query_length,
-          s.key_length, s.head_dim, s.value_dim, call.dtype == DType::kFloat32 ? 4u : 8u};
+  return {s.batch,
+          s.kv_heads,
+          s.group,
+          s.query_length,
+          s.key_length,
+          s.head_dim,
+          s.value_dim,
+          call.dtype == DType::kFloat32 ? 4u : 8u,
+          call.right < s.key_length};
 }
 
 const Kernels& kernels_for(DType dtype) {
@@ -78,14 +86,14 @@ std::size_t partial_size(const PlanShape& shape, std::ptrdiff_t rows) {
   return align(static_cast<std::size_t>(rows * (shape.value_dim + 2)) * shape.element_size);
 }
 
-// Sizes the memory of a run: per thread scratch, one chunk's and the total's results.
+// Sizes the memory of a run: per thread the kernel's scratch and the results of its item.
 void lay_out(Run& run) {
   const Plan& plan = run.plan;
   const int rows = static_cast<int>(std::min(plan.query_block, run.shape.rows()));
   const auto scratch = plan.decode ? run.kernels.decode_scratch : run.kernels.forward_scratch;
   run.kernel_bytes = align(scratch(run.shape.head_dim, run.shape.value_dim, rows));
   run.part_bytes = partial_size(run.shape, rows);
-  run.thread_bytes = run.kernel_bytes + 2 * run.part_bytes;
+  run.thread_bytes = run.kernel_bytes + run.part_bytes;
 }
 
 std::size_t split_bytes(const Run& run) {
@@ -183,6 +191,7 @@ Work make_work(const Run& run, const HeadIndex& index, const Item& item) {
 }
 
 void set_keys(const Run& run, Work& work, std::ptrdiff_t first_chunk, std::ptrdiff_t end_chunk) {
+  work.key_chunk = run.plan.key_chunk;
   work.key_begin = first_chunk * run.plan.key_chunk;
   work.key_end = std::min(end_chunk * run.plan.key_chunk, run.call.shapes.key_length);
 }
@@ -214,16 +223,12 @@ void aim_at(Work& work, const Partial& partial, std::ptrdiff_t element) {
 
 template <class T>
 void start_total(const Work& work, const Partial& total) {
-  for (std::ptrdiff_t r = 0; r < work.num_rows; ++r) {
-    const std::ptrdiff_t head = (work.first_row + r) % work.group;
-    const T sink = work.sinks ? static_cast<const T*>(work.sinks)[head * work.sinks_stride]
-                              : -std::numeric_limits<T>::infinity();
-    const bool none = sink == -std::numeric_limits<T>::infinity();
-    static_cast<T*>(total.row_max)[r] = sink;
-    static_cast<T*>(total.row_sum)[r] = none ? T(0) : sink - sink + T(1);
-  }
+  T* max = static_cast<T*>(total.row_max);
+  T* sum = static_cast<T*>(total.row_sum);
   T* output = static_cast<T*>(total.output);
-  for (std::ptrdiff_t i = 0; i < work.num_rows * work.value_dim; ++i) output[i] = 0;
+  std::fill(max, max + work.num_rows, -std::numeric_limits<T>::infinity());
+  std::fill(sum, sum + work.num_rows, T(0));
+  std::fill(output, output + work.num_rows * work.value_dim, T(0));
 }
 
 template <class T>
@@ -254,6 +259,10 @@ void store_lse(const Run& run, const Work& work, const HeadIndex& index, const P
   }
 }
 
+void run_kernel(const Run& run, const Work& work, unsigned char* scratch) {
+  (run.plan.decode ? run.kernels.decode : run.kernels.forward)(work, scratch);
+}
+
 // One query block of one head over all of its keys.
 template <class T>
 void run_block(const Run& run, int thread, const Item& item, const StopCheck& stop) {
@@ -261,33 +270,13 @@ void run_block(const Run& run, int thread, const Item& item, const StopCheck& st
   Work work = make_work(run, index, item);
   work.should_stop = stop.ask;
   work.stop_context = stop.context;
+  set_keys(run, work, item.first_chunk, item.end_chunk);
   unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
   const Partial total = partial_at(scratch + run.kernel_bytes, run, item.num_rows);
-  const Partial part =
-      partial_at(scratch + run.kernel_bytes + run.part_bytes, run, item.num_rows);
-  const auto kernel = run.plan.decode ? run.kernels.decode : run.kernels.forward;
-  const Matrix output = matrix(index.query_head(run.call.output), run.call.output, run.element());
-
-  if (run.plan.num_chunks == 1) {
-    set_keys(run, work, 0, 1);
-    work.output = output;
-    work.row_max = total.row_max;
-    work.row_sum = total.row_sum;
-    kernel(work, scratch);
-    store_lse<T>(run, work, index, total);
-    return;
-  }
-  start_total<T>(work, total);
-  work.sinks = nullptr;
-  aim_at(work, part, run.element());
-  for (std::ptrdiff_t chunk = 0; chunk < run.plan.num_chunks; ++chunk) {
-    set_keys(run, work, chunk, chunk + 1);
-    if (!sees_keys(work)) continue;
-    kernel(work, scratch);
-    if (stop.ask && stop.ask(stop.context)) return;
-    run.kernels.merge(total, part, item.num_rows, work.value_dim);
-  }
-  store_total<T>(work, output, total);
+  work.output = matrix(index.query_head(run.call.output), run.call.output, run.element());
+  work.row_max = total.row_max;
+  work.row_sum = total.row_sum;
+  run_kernel(run, work, scratch);
   store_lse<T>(run, work, index, total);
 }
 
@@ -306,13 +295,11 @@ void run_chunk(const Run& run, int thread, const Item& item, const StopCheck& st
   work.stop_context = stop.context;
   set_keys(run, work, item.first_chunk, item.end_chunk);
   if (!sees_keys(work)) return;
-  work.sinks = nullptr;
   aim_at(work, split_partial(run, item, item.first_chunk), run.element());
-  const auto kernel = run.plan.decode ? run.kernels.decode : run.kernels.forward;
-  kernel(work, run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes);
+  run_kernel(run, work, run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes);
 }
 
-// The same merges in the same order as in run_block: the same bits.
+// The same merges in the same order as in the kernel over all chunks: the same bits.
 template <class T>
 void merge_block(const Run& run, int thread, const Item& item) {
   const HeadIndex index(run.call.shapes, item.head);
@@ -325,6 +312,7 @@ void merge_block(const Run& run, int thread, const Item& item) {
     if (!sees_keys(work)) continue;
     run.kernels.merge(total, split_partial(run, item, chunk), item.num_rows, work.value_dim);
   }
+  if (work.sinks) run.kernels.add_sinks(work, total, work.value_dim);
   store_total<T>(work, matrix(index.query_head(run.call.output), run.call.output, run.element()),
                  total);
   store_lse<T>(run, work, index, total);
@@ -492,6 +480,22 @@ std::vector<std::string> compiled_isa_names() { return names(compiled_isas()); }
 std::vector<std::string> isa_names() { return names(available_isas()); }
 std::string isa_name() { return current_isa().name; }
 void use_isa_name(const std::string& name) { use_isa(name); }
+double measure_peak(DType dtype, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const Kernels& kernels = kernels_for(dtype);
+  double best = 0;
+  volatile double sink = 0;
+  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+  do {
+    const auto start = Clock::now();
+    std::ptrdiff_t operations = 0;
+    sink = sink + kernels.multiply_add(100000, &operations);
+    const std::chrono::duration<double> took = Clock::now() - start;
+    best = std::max(best, static_cast<double>(operations) / took.count());
+  } while (Clock::now() < end);
+  return best;
+}
+
 int openmp_version() { return openmp_version_macro(); }
 
 }  // namespace cpuattn

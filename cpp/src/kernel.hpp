@@ -49,11 +49,13 @@ enum class Stage : unsigned char { kScores, kSoftcapped, kMasked, kWeights };
 // that keys and values are read once for the whole group: row r is query r / group of head
 // r % group. This keeps rows of nearby positions in one block, which causal masks want.
 //
+// Keys are summed up in chunks of key_chunk keys from key_begin on, and the chunks merged in order.
+//
 // Assumptions: 1 <= num_rows <= the kernel's largest block; 0 <= key_begin <= key_end, and
 // key_begin is a multiple of the kernel's key block; every pointer is aligned to its element;
 // scratch is 64-byte aligned and as large as the kernel's *_scratch function says.
 // The bits of a row depend only on its own query, the keys and values that it may see, its
-// options and [key_begin, key_end): never on the other rows of the block.
+// options and the keys of the work: never on the other rows of the block.
 struct Work {
   std::ptrdiff_t head_dim = 0;
   std::ptrdiff_t value_dim = 0;
@@ -62,6 +64,7 @@ struct Work {
   std::ptrdiff_t num_rows = 0;
   std::ptrdiff_t key_begin = 0;
   std::ptrdiff_t key_end = 0;
+  std::ptrdiff_t key_chunk = 0;   // a multiple of the kernel's key block
   std::ptrdiff_t key_length = 0;  // keys at and beyond it are padding, seen by no row
 
   Matrix query;
@@ -81,7 +84,7 @@ struct Work {
   double softcap = 0.0;                  // 0: off
   const void* alibi_slopes = nullptr;    // one per head of the group, of the query's type
   std::ptrdiff_t alibi_stride = 0;       // elements
-  const void* sinks = nullptr;           // likewise; only where one item covers all keys
+  const void* sinks = nullptr;           // likewise; added where normalise is set
   std::ptrdiff_t sinks_stride = 0;
 
   // Results: row r of the output (divided by the sum if normalise), the largest score that it
@@ -119,6 +122,10 @@ struct Kernels {
   // Adds the results over later keys to those over earlier ones.
   void (*merge)(const Partial& total, const Partial& part, std::ptrdiff_t num_rows,
                 std::ptrdiff_t value_dim);
+  // Adds the sinks of the work's rows, once all keys are merged.
+  void (*add_sinks)(const Work& work, const Partial& total, std::ptrdiff_t value_dim);
+  // Does floating-point operations at the highest rate and says how many.
+  double (*multiply_add)(std::ptrdiff_t rounds, std::ptrdiff_t* operations);
   std::size_t (*forward_scratch)(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int rows);
   std::size_t (*decode_scratch)(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int rows);
 };

@@ -11,30 +11,88 @@ std::ptrdiff_t divide_up(std::ptrdiff_t a, std::ptrdiff_t b) { return (a + b - 1
 // thread costs more than it brings.
 constexpr double kMinWorkPerThread = 250e3;
 
-// Keys per chunk, in key blocks of the forward kernel: 4128 keys of 96, so that up to 4096 keys
-// are one chunk. A chunk's own costs (queries loaded, partial results stored and merged) are
-// then below 0.5 %.
-constexpr std::ptrdiff_t kForwardChunkBlocks = 43;
+// Keys per chunk, in key blocks of the forward kernel: 1056 keys of 96. Merging a chunk costs
+// 0.2 % of summing it up.
+constexpr std::ptrdiff_t kForwardChunkBlocks = 11;
 
-// For few rows, where splitting the keys is the only way to use many threads: 2048 keys take
-// about 30 microseconds, and their partial result costs 1 % of that.
-constexpr std::ptrdiff_t kDecodeChunk = 2048;
+// For few rows, where splitting the keys is the only way to use many threads: 512 keys take about
+// 10 microseconds.
+constexpr std::ptrdiff_t kDecodeChunk = 512;
 
-// Chunks become items of their own where there are fewer items than this for each thread.
-constexpr std::ptrdiff_t kItemsPerThread = 4;
+// Chunks become items of their own where there are fewer items than this for each thread: with
+// ten, the last round wastes at most a tenth of the time.
+constexpr std::ptrdiff_t kItemsPerThread = 10;
+
+constexpr std::ptrdiff_t kCausalItemsPerThread = 4;
+
+// With so many items the short ones at the end of each head even out the threads.
+constexpr std::ptrdiff_t kManyItemsPerThread = 32;
 
 // Partial results per thread, well within the 2 MiB that a thread may use.
 constexpr std::size_t kMaxPartialBytes = std::size_t{1} << 20;
 
-int count_threads(const PlanShape& shape, std::ptrdiff_t items, int max_threads) {
+// A head's rows cut into full blocks and a last one, whose width is rounded up to whole vectors.
+struct Cut {
+  std::ptrdiff_t block, full, tails, tail;
+
+  Cut(const PlanShape& shape, std::ptrdiff_t rows, std::ptrdiff_t lanes)
+      : block(rows),
+        full(shape.batch * shape.kv_heads * (shape.rows() / rows)),
+        tails(shape.rows() % rows == 0 ? 0 : shape.batch * shape.kv_heads),
+        tail(std::min(divide_up(shape.rows() % rows, lanes) * lanes, rows)) {}
+
+  // Rows that the busiest thread does: the full blocks in rounds, then the last ones of the
+  // heads where threads are left.
+  std::ptrdiff_t time(std::ptrdiff_t threads) const {
+    const std::ptrdiff_t rounds = divide_up(full, threads);
+    const std::ptrdiff_t beside = tails == 0 ? 0 : (rounds * threads - full) * (block / tail);
+    const std::ptrdiff_t late = std::max<std::ptrdiff_t>(tails - beside, 0);
+    return rounds * block + divide_up(late, threads) * tail;
+  }
+  double busy_share(std::ptrdiff_t threads) const {
+    return static_cast<double>(full * block + tails * tail) /
+           static_cast<double>(time(threads) * threads);
+  }
+  // As fast as so many threads, without those that would only wait.
+  std::ptrdiff_t enough_threads(std::ptrdiff_t threads) const {
+    const std::ptrdiff_t same_time = time(threads);
+    while (threads > 1 && time(threads - 1) == same_time) --threads;
+    return threads;
+  }
+};
+
+// The widest block, whose tiles are the fastest, that keeps the threads busy.
+std::ptrdiff_t choose_query_block(const PlanShape& shape, const PlanLimits& limits,
+                                  int max_threads) {
+  const std::ptrdiff_t heads = shape.batch * shape.kv_heads;
+  // Under a causal mask a long item and a short one make a pair.
+  const std::ptrdiff_t enough = max_threads * (shape.causal ? kCausalItemsPerThread : 1);
+  std::ptrdiff_t block = limits.query_block;
+  while (block > limits.lanes && max_threads > 1 &&
+         (heads * divide_up(shape.rows(), block) < enough ||
+          (!shape.causal && Cut(shape, block, limits.lanes).busy_share(max_threads) < 0.9))) {
+    block /= 2;
+  }
+  return block;
+}
+
+// Threads that have enough to do to be worth waking.
+int useful_threads(const PlanShape& shape, int max_threads) {
   const double work = static_cast<double>(shape.batch * shape.kv_heads * shape.rows()) *
                       static_cast<double>(shape.key_length) *
                       static_cast<double>(shape.head_dim + shape.value_dim);
   const double useful = std::max(1.0, work / kMinWorkPerThread);
-  std::ptrdiff_t threads = std::min<std::ptrdiff_t>(max_threads, items);
-  if (useful < static_cast<double>(threads)) threads = static_cast<std::ptrdiff_t>(useful);
-  // With 64 items, 32 threads are as fast as 50: the others would only wait.
-  return static_cast<int>(divide_up(items, divide_up(items, threads)));
+  return useful < max_threads ? static_cast<int>(useful) : max_threads;
+}
+
+int count_threads(const PlanShape& shape, const PlanLimits& limits, const Plan& plan,
+                  int max_threads) {
+  const std::ptrdiff_t threads = std::min<std::ptrdiff_t>(max_threads, plan.work_items);
+  if (!shape.causal && !plan.split) {
+    return static_cast<int>(Cut(shape, plan.query_block, limits.lanes).enough_threads(threads));
+  }
+  // With 64 items, 32 threads are as fast as 50.
+  return static_cast<int>(divide_up(plan.work_items, divide_up(plan.work_items, threads)));
 }
 
 }  // namespace
@@ -43,18 +101,15 @@ Plan make_plan(const PlanShape& shape, const PlanLimits& limits, int max_threads
   Plan plan;
   const std::ptrdiff_t heads = shape.batch * shape.kv_heads;
   if (heads == 0 || shape.rows() == 0) return plan;
+  max_threads = useful_threads(shape, max_threads);
   plan.decode = shape.rows() <= limits.decode_rows;
   plan.key_chunk = plan.decode ? kDecodeChunk : kForwardChunkBlocks * limits.key_block;
   plan.num_chunks = std::max<std::ptrdiff_t>(divide_up(shape.key_length, plan.key_chunk), 1);
 
-  // Narrower blocks where there would be fewer items than threads.
-  plan.query_block = plan.decode ? shape.rows() : limits.query_block;
-  const auto count_blocks = [&] { return heads * divide_up(shape.rows(), plan.query_block); };
-  while (!plan.decode && plan.query_block > limits.lanes && count_blocks() < max_threads) {
-    plan.query_block /= 2;
-  }
+  plan.query_block = plan.decode ? shape.rows() : choose_query_block(shape, limits, max_threads);
   plan.num_query_blocks = divide_up(shape.rows(), plan.query_block);
-  plan.work_items = count_blocks();
+  plan.work_items = heads * plan.num_query_blocks;
+  plan.longest_first = plan.work_items < kManyItemsPerThread * max_threads;
 
   if (plan.num_chunks > 1 && plan.work_items < kItemsPerThread * max_threads && max_threads > 1) {
     const std::size_t bytes = static_cast<std::size_t>(heads * shape.rows() * plan.num_chunks) *
@@ -65,13 +120,14 @@ Plan make_plan(const PlanShape& shape, const PlanLimits& limits, int max_threads
       plan.work_items *= plan.num_chunks;
     }
   }
-  plan.threads = count_threads(shape, plan.work_items, max_threads);
+  plan.threads = count_threads(shape, limits, plan, max_threads);
   return plan;
 }
 
-// Head by head, so that its keys and values stay in the cache, and within a head from the last
-// rows to the first: under a causal mask those have the most keys, and the short ones at the
-// end even out the threads.
+// Head by head, so that its keys and values stay in the cache, and within a head the long items
+// first: under a causal mask the last rows, which see the most keys, else the first ones, since
+// the last block may not be full. Short items at the end even out the threads. With few items for
+// each thread that is not enough: then the longest items of all heads come first.
 Item item_at(const Plan& plan, const PlanShape& shape, std::ptrdiff_t index) {
   Item item;
   if (plan.split) {
@@ -79,8 +135,11 @@ Item item_at(const Plan& plan, const PlanShape& shape, std::ptrdiff_t index) {
     index /= plan.num_chunks;
   }
   item.end_chunk = plan.split ? item.first_chunk + 1 : plan.num_chunks;
-  item.block = plan.num_query_blocks - 1 - index % plan.num_query_blocks;
-  item.head = index / plan.num_query_blocks;
+  const std::ptrdiff_t heads = shape.batch * shape.kv_heads;
+  const std::ptrdiff_t position =
+      plan.longest_first ? index / heads : index % plan.num_query_blocks;
+  item.head = plan.longest_first ? index % heads : index / plan.num_query_blocks;
+  item.block = shape.causal ? plan.num_query_blocks - 1 - position : position;
   item.first_row = item.block * plan.query_block;
   item.num_rows = std::min(plan.query_block, shape.rows() - item.first_row);
   return item;

@@ -15,6 +15,7 @@ struct PlanShape {
   std::ptrdiff_t head_dim = 0;
   std::ptrdiff_t value_dim = 0;
   std::size_t element_size = 4;
+  bool causal = false;  // later rows see more keys
 
   std::ptrdiff_t rows() const { return group * query_length; }
 };
@@ -35,6 +36,7 @@ struct Plan {
   std::ptrdiff_t query_block = 1;  // rows of one work item
   std::ptrdiff_t num_query_blocks = 0;
   std::ptrdiff_t work_items = 0;
+  bool longest_first = false;  // items of all heads in order of their length
   int threads = 1;
   std::size_t partial_bytes = 0;  // results of chunks that wait to be merged
 };

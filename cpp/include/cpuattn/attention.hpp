@@ -105,6 +105,10 @@ std::vector<std::string> isa_names();  // that this CPU can run, best first
 std::string isa_name();                // in use
 void use_isa_name(const std::string& name);
 
+// Floating-point operations per second of one thread, the most that the ISA in use reaches with
+// multiply-adds: the yardstick of the benchmark. dtype: kFloat32 or kFloat64.
+double measure_peak(DType dtype, double seconds);
+
 // The OpenMP version macro (a date, yyyymm) the core was built with.
 int openmp_version();
 

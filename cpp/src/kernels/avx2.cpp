@@ -3,5 +3,5 @@
 
 namespace cpuattn {
 extern const Isa avx2_isa;
-const Isa avx2_isa = bind_isa<Avx2F32, Avx2F64>("avx2");
+const Isa avx2_isa = bind_isa<Float32, Float64>("avx2");
 }  // namespace cpuattn

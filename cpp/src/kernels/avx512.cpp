@@ -3,5 +3,5 @@
 
 namespace cpuattn {
 extern const Isa avx512_isa;
-const Isa avx512_isa = bind_isa<Avx512F32, Avx512F64>("avx512");
+const Isa avx512_isa = bind_isa<Float32, Float64>("avx512");
 }  // namespace cpuattn

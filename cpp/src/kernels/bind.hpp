@@ -4,6 +4,7 @@
 #include "decode.hpp"
 #include "forward.hpp"
 #include "merge.hpp"
+#include "peak.hpp"
 #include "weights.hpp"
 
 namespace cpuattn {
@@ -20,6 +21,8 @@ constexpr Kernels bind_kernels() {
   kernels.decode = decode<V>;
   kernels.weights = weights<V>;
   kernels.merge = merge<V>;
+  kernels.add_sinks = add_sinks<V>;
+  kernels.multiply_add = multiply_add<V>;
   kernels.forward_scratch = forward_scratch<V>;
   kernels.decode_scratch = decode_scratch<V>;
   return kernels;

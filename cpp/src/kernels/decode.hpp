@@ -15,6 +15,7 @@
 #include "block.hpp"
 #include "exp.hpp"
 #include "mask.hpp"
+#include "merge.hpp"
 #include "rows.hpp"
 #include "scratch.hpp"
 #include "softmax.hpp"
@@ -50,10 +51,12 @@ struct DecodeScratch {
   DecodeScratch(ScratchCutter& cut, std::ptrdiff_t head_dim, std::ptrdiff_t value_dim)
       : queries(cut.take<T>(kRows * Shape::padded(head_dim))),
         outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
+        chunk_outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
         copy(cut.take<T>(kDecodeBlock * (head_dim > value_dim ? head_dim : value_dim))) {}
 
   T* queries;  // [row][padded head_dim], zeros behind head_dim
   T* outputs;  // [row][padded value_dim]
+  T* chunk_outputs;
   T* copy;
 };
 
@@ -64,8 +67,18 @@ struct DecodeState {
   static constexpr int kTile = DecodeShape<V, kRows>::kTile;
   alignas(64) T scores[kDecodeBlock * kRows];  // [key][row]
   alignas(64) T max[kTile];
-  alignas(64) T sum[kTile];  // of every kTile / kRows-th key; folded at the end
+  alignas(64) T sum[kTile];  // of every kTile / kRows-th key; folded by fold_sum
   alignas(64) T rescale[kTile];
+
+  void clear() {
+    for (int lane = 0; lane < kTile; ++lane) {
+      max[lane] = -T(INFINITY);
+      sum[lane] = 0;
+    }
+  }
+  void fold_sum() {
+    for (int lane = kRows; lane < kTile; ++lane) sum[lane % kRows] += sum[lane];
+  }
 };
 
 template <class V>
@@ -285,40 +298,30 @@ void accumulate_decode(const DecodeValues<V, kRows>& block, std::ptrdiff_t dim,
 }
 
 template <class V, int kRows>
-void start_decode(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
-                  DecodeState<V, kRows>& state, const DecodeScratch<V, kRows>& scratch) {
+void load_decode_queries(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
+                         typename V::Element* queries) {
   using T = typename V::Element;
-  using Shape = DecodeShape<V, kRows>;
-  const std::ptrdiff_t padded = Shape::padded(work.head_dim);
+  const std::ptrdiff_t padded = DecodeShape<V, kRows>::padded(work.head_dim);
   const T factor = query_factor<T>(work);
   for (int r = 0; r < kRows; ++r) {
-    T* query = scratch.queries + r * padded;
+    T* query = queries + r * padded;
     for (std::ptrdiff_t d = 0; d < work.head_dim; ++d) {
       query[d] = factor * rows.query[r][d * work.query.dim_stride];
     }
     for (std::ptrdiff_t d = work.head_dim; d < padded; ++d) query[d] = 0;
   }
-  const std::ptrdiff_t outputs = kRows * Shape::padded(work.value_dim);
-  for (std::ptrdiff_t i = 0; i < outputs; ++i) scratch.outputs[i] = 0;
-  for (int lane = 0; lane < Shape::kTile; ++lane) {
-    const T sink = first_logit<T>(work, lane % kRows);
-    state.max[lane] = sink;
-    state.sum[lane] = lane < kRows ? first_sum(sink) : T(0);
-  }
 }
 
 template <class V, int kRows>
-void store_decode(const Work& work, DecodeState<V, kRows>& state,
-                  const DecodeScratch<V, kRows>& scratch) {
+void store_decode(const Work& work, const Partial& total, std::ptrdiff_t padded) {
   using T = typename V::Element;
-  using Shape = DecodeShape<V, kRows>;
-  for (int lane = kRows; lane < Shape::kTile; ++lane) state.sum[lane % kRows] += state.sum[lane];
   for (int r = 0; r < work.num_rows; ++r) {
-    static_cast<T*>(work.row_max)[r] = state.max[r];
-    static_cast<T*>(work.row_sum)[r] = state.sum[r];
-    const T sum = work.normalise && state.sum[r] != 0 ? state.sum[r] : T(1);
-    const T factor = T(1) / sum;
-    const T* from = scratch.outputs + r * Shape::padded(work.value_dim);
+    const T max = static_cast<const T*>(total.row_max)[r];
+    const T row_sum = static_cast<const T*>(total.row_sum)[r];
+    static_cast<T*>(work.row_max)[r] = max;
+    static_cast<T*>(work.row_sum)[r] = row_sum;
+    const T factor = work.normalise && row_sum != 0 ? T(1) / row_sum : T(1);
+    const T* from = static_cast<const T*>(total.output) + r * padded;
     T* to = row_pointer<T>(work, work.output, r);
     for (std::ptrdiff_t d = 0; d < work.value_dim; ++d) {
       to[d * work.output.dim_stride] = from[d] * factor;
@@ -326,20 +329,21 @@ void store_decode(const Work& work, DecodeState<V, kRows>& state,
   }
 }
 
+// The sums over the keys [begin, end), as sum_keys of forward.hpp.
 template <class V, int kRows>
-void decode_rows(const Work& work, void* memory) {
-  ScratchCutter cut(memory);
-  const DecodeScratch<V, kRows> scratch(cut, work.head_dim, work.value_dim);
-  RowBlock<typename V::Element, kRows> rows;
-  DecodeState<V, kRows> state;
-  describe_rows(work, rows);
-  start_decode(work, rows, state, scratch);
-
-  const std::ptrdiff_t skipped = rows.lo_min > work.key_begin ? rows.lo_min - work.key_begin : 0;
-  std::ptrdiff_t begin = work.key_begin + skipped / kDecodeBlock * kDecodeBlock;
-  for (; begin < rows.hi_max; begin += kDecodeBlock) {
-    if (work.should_stop && work.should_stop(work.stop_context)) return;
-    const KeySpan span = cover_block(work, rows, begin, begin + kDecodeBlock);
+bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
+                     std::ptrdiff_t begin, std::ptrdiff_t end,
+                     const DecodeScratch<V, kRows>& scratch, DecodeState<V, kRows>& state,
+                     typename V::Element* outputs) {
+  using Shape = DecodeShape<V, kRows>;
+  state.clear();
+  const std::ptrdiff_t size = kRows * Shape::padded(work.value_dim);
+  for (std::ptrdiff_t i = 0; i < size; i += V::kLanes) V::store(outputs + i, V::zero());
+  if (begin < rows.lo_min) begin += (rows.lo_min - begin) / kDecodeBlock * kDecodeBlock;
+  for (; begin < end; begin += kDecodeBlock) {
+    if (work.should_stop && work.should_stop(work.stop_context)) return false;
+    const KeySpan span =
+        cover_block(work, rows, begin, begin + kDecodeBlock < end ? begin + kDecodeBlock : end);
     if (span.cover == Cover::kNone) continue;
     const auto keys = dense_rows(work.key, span.begin, span.end, work.head_dim, scratch.copy);
     score_decode_block<V, kRows>(keys, span.size(), work.head_dim, scratch.queries, state.scores);
@@ -349,9 +353,51 @@ void decode_rows(const Work& work, void* memory) {
         dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
     const bool check = span.cover != Cover::kAll || work.bias.type != ScoreType::kNone;
     const DecodeValues<V, kRows> block{work, rows, span, values, state, check};
-    accumulate_decode<V, kRows, DecodeShape<V, kRows>::kCols>(block, 0, scratch.outputs);
+    accumulate_decode<V, kRows, Shape::kCols>(block, 0, outputs);
   }
-  store_decode(work, state, scratch);
+  state.fold_sum();
+  return true;
+}
+
+template <class V, int kRows>
+void decode_rows(const Work& work, void* memory) {
+  using T = typename V::Element;
+  ScratchCutter cut(memory);
+  const DecodeScratch<V, kRows> scratch(cut, work.head_dim, work.value_dim);
+  const std::ptrdiff_t padded = DecodeShape<V, kRows>::padded(work.value_dim);
+  RowBlock<T, kRows> rows;
+  DecodeState<V, kRows> state;
+  describe_rows(work, rows);
+  load_decode_queries<V, kRows>(work, rows, scratch.queries);
+
+  T max[kRows], sum[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    max[r] = -T(INFINITY);
+    sum[r] = 0;
+  }
+  const Partial total{scratch.outputs, max, sum};
+  bool any = false;
+  for (std::ptrdiff_t begin = work.key_begin; begin < rows.hi_max; begin += work.key_chunk) {
+    const std::ptrdiff_t chunk_end = begin + work.key_chunk;
+    const std::ptrdiff_t end = chunk_end < rows.hi_max ? chunk_end : rows.hi_max;
+    if (end <= rows.lo_min) continue;
+    T* outputs = any ? scratch.chunk_outputs : scratch.outputs;
+    if (!sum_decode_keys(work, rows, begin, end, scratch, state, outputs)) return;
+    if (any) {
+      merge<V>(total, {outputs, state.max, state.sum}, kRows, padded);
+    } else {
+      for (int r = 0; r < kRows; ++r) {
+        max[r] = state.max[r];
+        sum[r] = state.sum[r];
+      }
+    }
+    any = true;
+  }
+  if (!any) {
+    for (std::ptrdiff_t i = 0; i < kRows * padded; ++i) scratch.outputs[i] = 0;
+  }
+  if (work.sinks && work.normalise) add_sinks<V>(work, total, padded);
+  store_decode<V, kRows>(work, total, padded);
 }
 
 template <class V, int kRows = 1>

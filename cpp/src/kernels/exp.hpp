@@ -15,9 +15,12 @@ struct ExpCoefficients<float> {
   // exp(x) is 0 in float below this; also keeps 2^n in the range of mul_pow2.
   static constexpr float kLowest = -104.0f;
   static constexpr float kLog2e = 0x1.715476p0f;
-  // 2^f - 1 on [-1/2, 1/2], highest power first; relative error 2.6e-9.
-  static constexpr float kPow2[] = {0x1.444p-13f,    0x1.5f48cp-10f,  0x1.3b2a1cp-7f,
-                                    0x1.c6aeccp-5f, 0x1.ebfbep-3f, 0x1.62e43p-1f};
+  // ln 2 in two parts; the first has 16 bits, so that its product with n is exact.
+  static constexpr float kLn2High = 0x1.62e4p-1f;
+  static constexpr float kLn2Low = 0x1.7f7d1cp-20f;
+  // exp(r) on |r| <= ln 2 / 2, highest power first; relative error 3.1e-9.
+  static constexpr float kExp[] = {0x1.6a244ep-10f, 0x1.1239d4p-7f, 0x1.5558f2p-5f,
+                                   0x1.555492p-3f, 0x1.fffffcp-2f, 1.0f, 1.0f};
   // (tanh(y) / y - 1) / y^2 in powers of y^2 on |y| <= 0.625; relative error 4.4e-9.
   static constexpr float kTanh[] = {-0x1.75e1ccp-8f, 0x1.52269cp-6f, -0x1.b83c5ap-5f,
                                     0x1.110726p-3f, -0x1.555532p-2f};
@@ -27,11 +30,13 @@ template <>
 struct ExpCoefficients<double> {
   static constexpr double kLowest = -746.0;
   static constexpr double kLog2e = 0x1.71547652b82fep0;
-  // Relative error 1.8e-17.
-  static constexpr double kPow2[] = {
-      0x1.c063841f3a21dp-32, 0x1.e605f964b639dp-28, 0x1.b54167a1b0034p-24, 0x1.62bfd49ededd3p-20,
-      0x1.ffcbee3b0a61cp-17, 0x1.43091309610fcp-13, 0x1.5d87fe7bbbe09p-10, 0x1.3b2ab6fba1e1cp-7,
-      0x1.c6b08d7048f31p-5,  0x1.ebfbdff82c598p-3,  0x1.62e42fefa39f3p-1};
+  static constexpr double kLn2High = 0x1.62e42fefa3000p-1;
+  static constexpr double kLn2Low = 0x1.3de6af278ece6p-42;
+  // Relative error 3.7e-18.
+  static constexpr double kExp[] = {
+      0x1.ad7f75b4eb916p-26, 0x1.28ad6899de2afp-22, 0x1.71df253d2f8d5p-19, 0x1.a0199a16ebe3dp-16,
+      0x1.a01a012a68843p-13, 0x1.6c16c18426692p-10, 0x1.1111111127b9ep-7,  0x1.555555555088cp-5,
+      0x1.55555555554fap-3,  0x1.000000000000ap-1,  1.0,                   1.0};
   // Relative error 3.8e-19.
   static constexpr double kTanh[] = {
       0x1.9580c1c11c50dp-18,  -0x1.fa7517053d2e6p-16, 0x1.800616431ced0p-14, -0x1.f10cb3754ebb6p-13,
@@ -49,19 +54,17 @@ inline typename V::Vec polynomial(const typename V::Element (&coefficient)[kSize
   return sum;
 }
 
-// exp(x) for x <= 88 (float) or 709 (double): 2^n * 2^f with n integral and |f| <= 1/2.
-// n and f come from one fused multiply-add each, so f has no rounding error but that of the
-// constant log2(e): 1.3e-8 * |x|, which only matters where exp(x) is tiny.
+// exp(x) for x <= 88 (float) or 709 (double): 2^n * exp(r) with n integral and |r| <= ln 2 / 2.
+// r = x - n ln 2 in two steps, so that it is exact but for its last bit however large x is.
 // exp(-inf) = 0, NaN stays NaN.
 template <class V>
 inline typename V::Vec exp(typename V::Vec x) {
   using C = ExpCoefficients<typename V::Element>;
   x = V::max(V::set1(C::kLowest), x);
-  const auto log2e = V::set1(C::kLog2e);
-  const auto n = V::round(V::mul(x, log2e));
-  const auto f = V::fma(x, log2e, V::sub(V::zero(), n));
-  const auto pow2 = V::fma(polynomial<V>(C::kPow2, f), f, V::set1(1));
-  return V::mul_pow2(pow2, n);
+  const auto n = V::round(V::mul(x, V::set1(C::kLog2e)));
+  auto r = V::fma(n, V::set1(-C::kLn2High), x);
+  r = V::fma(n, V::set1(-C::kLn2Low), r);
+  return V::mul_pow2(polynomial<V>(C::kExp, r), n);
 }
 
 // tanh(y): an odd polynomial near 0, where 1 - 2 / (exp(2y) + 1) would cancel.

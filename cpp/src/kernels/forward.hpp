@@ -46,15 +46,17 @@ struct ForwardScratch {
   ForwardScratch(ScratchCutter& cut, std::ptrdiff_t head_dim, std::ptrdiff_t value_dim)
       : queries(cut.take<T>(head_dim * kRows)),
         outputs(cut.take<T>(value_dim * kRows)),
+        chunk_outputs(cut.take<T>(value_dim * kRows)),
         scores(cut.take<T>(kKeyBlock * kRows)),
         visible(cut.take<T>(kKeyBlock * kRows)),
         copy(cut.take<T>(kKeyBlock * (head_dim > value_dim ? head_dim : value_dim))) {}
 
-  T* queries;  // [head_dim][rows]
-  T* outputs;  // [value_dim][rows]
-  T* scores;   // [key][rows]
-  T* visible;  // [key][rows]: -inf where hidden; only written when a NaN or inf must be traced
-  T* copy;     // [key][dim]: only for keys or values that are strided along head_dim
+  T* queries;        // [head_dim][rows]
+  T* outputs;        // [value_dim][rows]
+  T* chunk_outputs;  // likewise, of a chunk that will be merged
+  T* scores;         // [key][rows]
+  T* visible;        // [key][rows]: -inf where hidden; only to trace a NaN or inf
+  T* copy;           // [key][dim]: only for keys or values that are strided along head_dim
 };
 
 // One block of keys: what its values are to be multiplied with, and who may see them.
@@ -151,19 +153,54 @@ void accumulate_values(ValueBlock<V, kVecs>& block, typename V::Element* outputs
       });
 }
 
+// What a block of queries has summed up so far: outputs[value_dim][row] and their weights.
 template <class V, int kVecs>
-void start_softmax(const Work& work, SoftmaxState<V, kVecs>& state) {
+struct Sums {
   using T = typename V::Element;
-  for (int r = 0; r < kVecs * V::kLanes; ++r) {
-    state.max[r] = first_logit<T>(work, r);
-    state.sum[r] = first_sum(state.max[r]);
+  static constexpr int kRows = kVecs * V::kLanes;
+  SoftmaxState<V, kVecs> state;
+  T* outputs;
+  std::ptrdiff_t value_dim;
+
+  Sums(T* memory, std::ptrdiff_t dims) : outputs(memory), value_dim(dims) {}
+
+  void clear() {
+    for (int r = 0; r < kRows; ++r) {
+      state.max[r] = -T(INFINITY);
+      state.sum[r] = 0;
+    }
+    for (std::ptrdiff_t i = 0; i < value_dim * kRows; ++i) outputs[i] = 0;
   }
-}
+  void add(const Sums& part) {
+    for (int n = 0; n < kRows; n += V::kLanes) {
+      const Merge<V> merged(V::load(state.max + n), V::load(part.state.max + n));
+      V::store(state.sum + n, merged(V::load(state.sum + n), V::load(part.state.sum + n)));
+      V::store(state.max + n, merged.max);
+      for (std::ptrdiff_t i = n; i < value_dim * kRows; i += kRows) {
+        V::store(outputs + i, merged(V::load(outputs + i), V::load(part.outputs + i)));
+      }
+    }
+  }
+  void add_sinks(const Work& work) {
+    T sink[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      sink[r] = sink_of<T>(work, r < work.num_rows ? r : work.num_rows - 1);
+    }
+    for (int n = 0; n < kRows; n += V::kLanes) {
+      const Merge<V> merged(V::load(state.max + n), V::load(sink + n));
+      V::store(state.sum + n, merged(V::load(state.sum + n), V::set1(1)));
+      V::store(state.max + n, merged.max);
+      for (std::ptrdiff_t i = n; i < value_dim * kRows; i += kRows) {
+        V::store(outputs + i, merged(V::load(outputs + i), V::zero()));
+      }
+    }
+  }
+};
 
 template <class V, int kVecs>
-void store_output(const Work& work, const SoftmaxState<V, kVecs>& state,
-                  const typename V::Element* outputs) {
+void store_output(const Work& work, const Sums<V, kVecs>& sums) {
   using T = typename V::Element;
+  const SoftmaxState<V, kVecs>& state = sums.state;
   constexpr int kRows = kVecs * V::kLanes;
   T* row_max = static_cast<T*>(work.row_max);
   T* row_sum = static_cast<T*>(work.row_sum);
@@ -182,7 +219,7 @@ void store_output(const Work& work, const SoftmaxState<V, kVecs>& state,
       typename V::Vec columns[V::kLanes];
       for (int i = 0; i < V::kLanes; ++i) {
         columns[i] = i < count
-                         ? V::mul(V::load(outputs + (d + i) * kRows + n * V::kLanes), factor)
+                         ? V::mul(V::load(sums.outputs + (d + i) * kRows + n * V::kLanes), factor)
                          : V::zero();
       }
       store_columns<V>(work, work.output, n * V::kLanes, columns, d, count);
@@ -204,35 +241,53 @@ void score_span(const Work& work, const RowBlock<typename V::Element, kVecs * V:
   mask_block<V, kVecs>(work, rows, span, scratch.scores);
 }
 
+// The sums over the keys [begin, end), block by block; false: interrupted. Blocks start at
+// multiples of kKeyBlock, so that no row can shift those of another.
+template <class V, int kVecs>
+bool sum_keys(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
+              std::ptrdiff_t begin, std::ptrdiff_t end, const ForwardScratch<V, kVecs>& scratch,
+              Sums<V, kVecs>& sums) {
+  sums.clear();
+  if (begin < rows.lo_min) begin += (rows.lo_min - begin) / kKeyBlock * kKeyBlock;
+  for (; begin < end; begin += kKeyBlock) {
+    if (work.should_stop && work.should_stop(work.stop_context)) return false;
+    const KeySpan span =
+        cover_block(work, rows, begin, begin + kKeyBlock < end ? begin + kKeyBlock : end);
+    if (span.cover == Cover::kNone) continue;
+    score_span(work, rows, span, scratch);
+    update_softmax(sums.state, scratch.scores, span.size());
+    const auto values =
+        dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
+    ValueBlock<V, kVecs> block{work,           rows,               span,           values,
+                               scratch.scores, sums.state.rescale, scratch.visible};
+    accumulate_values(block, sums.outputs);
+  }
+  return true;
+}
+
 template <class V, int kVecs>
 void forward_block(const Work& work, void* memory) {
   using T = typename V::Element;
-  constexpr int kRows = kVecs * V::kLanes;
   ScratchCutter cut(memory);
   const ForwardScratch<V, kVecs> scratch(cut, work.head_dim, work.value_dim);
-  RowBlock<T, kRows> rows;
-  SoftmaxState<V, kVecs> state;
+  RowBlock<T, kVecs * V::kLanes> rows;
   describe_rows(work, rows);
-  start_softmax(work, state);
   load_queries<V, kVecs>(work, rows, query_factor<T>(work), scratch.queries);
-  for (std::ptrdiff_t i = 0; i < work.value_dim * kRows; ++i) scratch.outputs[i] = 0;
 
-  // Blocks start at multiples of kKeyBlock, so that no row can shift those of another.
-  const std::ptrdiff_t skipped = rows.lo_min > work.key_begin ? rows.lo_min - work.key_begin : 0;
-  std::ptrdiff_t begin = work.key_begin + skipped / kKeyBlock * kKeyBlock;
-  for (; begin < rows.hi_max; begin += kKeyBlock) {
-    if (work.should_stop && work.should_stop(work.stop_context)) return;
-    const KeySpan span = cover_block(work, rows, begin, begin + kKeyBlock);
-    if (span.cover == Cover::kNone) continue;
-    score_span(work, rows, span, scratch);
-    update_softmax(state, scratch.scores, span.size());
-    const auto values =
-        dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
-    ValueBlock<V, kVecs> block{work,           rows,          span,           values,
-                               scratch.scores, state.rescale, scratch.visible};
-    accumulate_values(block, scratch.outputs);
+  Sums<V, kVecs> total(scratch.outputs, work.value_dim);
+  Sums<V, kVecs> chunk(scratch.chunk_outputs, work.value_dim);
+  bool any = false;
+  for (std::ptrdiff_t begin = work.key_begin; begin < rows.hi_max; begin += work.key_chunk) {
+    const std::ptrdiff_t chunk_end = begin + work.key_chunk;
+    const std::ptrdiff_t end = chunk_end < rows.hi_max ? chunk_end : rows.hi_max;
+    if (end <= rows.lo_min) continue;
+    if (!sum_keys(work, rows, begin, end, scratch, any ? chunk : total)) return;
+    if (any) total.add(chunk);
+    any = true;
   }
-  store_output(work, state, scratch.outputs);
+  if (!any) total.clear();
+  if (work.sinks && work.normalise) total.add_sinks(work);
+  store_output(work, total);
 }
 
 // The narrowest block that holds the rows: the last rows of a head do not cost a full one.

@@ -4,7 +4,6 @@
 #include <cstddef>
 
 #include "../kernel.hpp"
-#include "exp.hpp"
 #include "softmax.hpp"
 
 namespace cpuattn {
@@ -17,20 +16,36 @@ void merge(const Partial& total, const Partial& part, std::ptrdiff_t num_rows,
   for (std::ptrdiff_t r = 0; r < num_rows; ++r) {
     T* max = static_cast<T*>(total.row_max) + r;
     T* sum = static_cast<T*>(total.row_sum) + r;
-    const auto old_max = V::set1(*max), part_max = V::set1(static_cast<T*>(part.row_max)[r]);
-    const auto new_max = V::max(old_max, part_max);
-    const auto base = softmax_base<V>(new_max);
-    const auto keep = exp<V>(V::sub(old_max, base)), take = exp<V>(V::sub(part_max, base));
+    const Merge<V> merged(V::set1(*max), V::set1(static_cast<T*>(part.row_max)[r]));
     const auto part_sum = V::set1(static_cast<T*>(part.row_sum)[r]);
-    V::store_partial(sum, V::fma(V::set1(*sum), keep, V::mul(part_sum, take)), 1);
-    V::store_partial(max, new_max, 1);
+    V::store_partial(sum, merged(V::set1(*sum), part_sum), 1);
+    V::store_partial(max, merged.max, 1);
     T* to = static_cast<T*>(total.output) + r * value_dim;
     const T* from = static_cast<const T*>(part.output) + r * value_dim;
     for (std::ptrdiff_t d = 0; d < value_dim; d += V::kLanes) {
       const std::ptrdiff_t rest = value_dim - d;
       const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
-      const auto added = V::mul(V::load_partial(from + d, count), take);
-      V::store_partial(to + d, V::fma(V::load_partial(to + d, count), keep, added), count);
+      const auto sums = merged(V::load_partial(to + d, count), V::load_partial(from + d, count));
+      V::store_partial(to + d, sums, count);
+    }
+  }
+}
+
+// Sinks are merged last, as a part whose sum is 1 and whose output is 0.
+template <class V>
+void add_sinks(const Work& work, const Partial& total, std::ptrdiff_t row_stride) {
+  using T = typename V::Element;
+  for (std::ptrdiff_t r = 0; r < work.num_rows; ++r) {
+    T* max = static_cast<T*>(total.row_max) + r;
+    T* sum = static_cast<T*>(total.row_sum) + r;
+    const Merge<V> merged(V::set1(*max), V::set1(sink_of<T>(work, r)));
+    V::store_partial(sum, merged(V::set1(*sum), V::set1(1)), 1);
+    V::store_partial(max, merged.max, 1);
+    T* output = static_cast<T*>(total.output) + r * row_stride;
+    for (std::ptrdiff_t d = 0; d < row_stride; d += V::kLanes) {
+      const std::ptrdiff_t rest = row_stride - d;
+      const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
+      V::store_partial(output + d, merged(V::load_partial(output + d, count), V::zero()), count);
     }
   }
 }

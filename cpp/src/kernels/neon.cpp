@@ -3,5 +3,5 @@
 
 namespace cpuattn {
 extern const Isa neon_isa;
-const Isa neon_isa = bind_isa<NeonF32, NeonF64>("neon");
+const Isa neon_isa = bind_isa<Float32, Float64>("neon");
 }  // namespace cpuattn

@@ -3,5 +3,5 @@
 
 namespace cpuattn {
 extern const Isa scalar_isa;
-const Isa scalar_isa = bind_isa<ScalarVec<float>, ScalarVec<double>>("scalar");
+const Isa scalar_isa = bind_isa<Float32, Float64>("scalar");
 }  // namespace cpuattn

@@ -29,17 +29,27 @@ inline typename V::Vec softmax_base(typename V::Vec max) {
   return V::select(V::equal(max, V::set1(-INFINITY)), V::zero(), max);
 }
 
-// A sink is one more logit in the sum, without a value: a row starts with it as if it were a key
-// that came first. Without a sink it starts with nothing.
+// How two sums over disjoint keys become one: each is shrunk to the larger maximum. Adding to
+// nothing (max = -inf, sum = 0) changes no bit.
+template <class V>
+struct Merge {
+  typename V::Vec max, keep, take;
+
+  Merge(typename V::Vec total_max, typename V::Vec part_max) : max(V::max(total_max, part_max)) {
+    const auto base = softmax_base<V>(max);
+    keep = exp<V>(V::sub(total_max, base));
+    take = exp<V>(V::sub(part_max, base));
+  }
+  typename V::Vec operator()(typename V::Vec total, typename V::Vec part) const {
+    return V::fma(total, keep, V::mul(part, take));
+  }
+};
+
+// A sink is one more logit in the sum, without a value.
 template <class T>
-T first_logit(const Work& work, std::ptrdiff_t row) {
-  if (!work.sinks || row >= work.num_rows) return -T(INFINITY);
+T sink_of(const Work& work, std::ptrdiff_t row) {
   const std::ptrdiff_t head = (work.first_row + row) % work.group;
   return static_cast<const T*>(work.sinks)[head * work.sinks_stride];
-}
-template <class T>
-T first_sum(T logit) {
-  return logit == -T(INFINITY) ? T(0) : logit - logit + T(1);  // 1, but NaN for NaN and inf
 }
 
 // Turns `count` keys of scores[key][row] into exp(score - max) in place, and updates the state.

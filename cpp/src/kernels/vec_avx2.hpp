@@ -167,5 +167,8 @@ struct Avx2F64 {
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 };
 
+using Float32 = Avx2F32;
+using Float64 = Avx2F64;
+
 }  // namespace
 }  // namespace cpuattn

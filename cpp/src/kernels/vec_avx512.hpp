@@ -187,5 +187,8 @@ struct Avx512F64 {
   }
 };
 
+using Float32 = Avx512F32;
+using Float64 = Avx512F64;
+
 }  // namespace
 }  // namespace cpuattn

@@ -133,5 +133,8 @@ struct NeonF64 {
   static void prefetch(const void* p) { __builtin_prefetch(p); }
 };
 
+using Float32 = NeonF32;
+using Float64 = NeonF64;
+
 }  // namespace
 }  // namespace cpuattn

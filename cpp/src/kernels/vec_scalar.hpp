@@ -148,5 +148,8 @@ struct ScalarVec {
   static void prefetch(const void* p) { __builtin_prefetch(p); }
 };
 
+using Float32 = ScalarVec<float>;
+using Float64 = ScalarVec<double>;
+
 }  // namespace
 }  // namespace cpuattn

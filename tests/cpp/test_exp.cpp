@@ -1,0 +1,123 @@
+// The error of exp and tanh in units in the last place (ULP), over all floats of the range.
+// CPUATTN_EXP_STRIDE=n looks at every n-th float only, for slow emulators.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "check.hpp"
+#include "isa.hpp"
+#include "kernels/exp.hpp"
+
+namespace {
+
+using cpuattn::Float32;
+using cpuattn::Float64;
+
+// Distance from the exact value, in units of the spacing of numbers of type T around it.
+template <class T, class Exact>
+double ulps(T got, Exact exact) {
+  int exponent;
+  std::frexp(static_cast<double>(exact), &exponent);
+  constexpr int kDigits = std::numeric_limits<T>::digits;
+  const int lowest = std::numeric_limits<T>::min_exponent;
+  const int place = (exponent < lowest ? lowest : exponent) - kDigits;
+  return static_cast<double>(std::fabs(static_cast<Exact>(got) - exact) /
+                             std::ldexp(Exact(1), place));
+}
+
+float float_of(std::uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+std::uint32_t bits_of(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+
+// The largest error of f over the floats sign * [from, to], and where.
+template <class F, class Exact>
+double worst(F f, Exact exact, float sign, float from, float to, std::uint32_t stride) {
+  constexpr int kLanes = Float32::kLanes;
+  double largest = 0;
+  for (std::uint32_t bits = bits_of(from); bits <= bits_of(to); bits += stride * kLanes) {
+    float x[kLanes], y[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const std::uint32_t b = bits + static_cast<std::uint32_t>(i) * stride;
+      x[i] = sign * float_of(b < bits_of(to) ? b : bits_of(to));
+    }
+    Float32::store(y, f(Float32::load(x)));
+    for (int i = 0; i < kLanes; ++i) {
+      largest = std::fmax(largest, ulps(y[i], exact(static_cast<double>(x[i]))));
+    }
+  }
+  return largest;
+}
+
+void expect(const std::string& what, double error, double bound) {
+  std::printf("%-34s %7.2f ULP (bound %g)\n", what.c_str(), error, bound);
+  test::check(error <= bound, what);
+}
+
+void exp_float(std::uint32_t stride) {
+  const auto f = [](Float32::Vec x) { return cpuattn::exp<Float32>(x); };
+  const auto exact = [](double x) { return std::exp(x); };
+  expect("exp, -2^-26 to -0", worst(f, exact, -1, 0, 0x1p-26f, stride * 1009), 0.5);
+  expect("exp, -87.3 to -2^-26", worst(f, exact, -1, 0x1p-26f, 87.3f, stride), 1.5);
+  expect("exp, 2^-26 to 88", worst(f, exact, 1, 0x1p-26f, 88, stride), 1.5);
+}
+
+void tanh_float(std::uint32_t stride) {
+  const auto f = [](Float32::Vec x) { return cpuattn::tanh<Float32>(x); };
+  const auto exact = [](double x) { return std::tanh(x); };
+  expect("tanh, 2^-26 to 30", worst(f, exact, 1, 0x1p-26f, 30, stride), 2);
+  expect("tanh, -30 to -2^-26", worst(f, exact, -1, 0x1p-26f, 30, stride * 7), 2);
+}
+
+// The weights of hidden keys are exactly 0, NaN stays NaN, and nothing is below 0.
+template <class V>
+void edges() {
+  using T = typename V::Element;
+  const auto value = [](T x) {
+    T lane[V::kLanes];
+    V::store(lane, cpuattn::exp<V>(V::set1(x)));
+    return lane[V::kLanes - 1];
+  };
+  const T inf = std::numeric_limits<T>::infinity(), most = std::numeric_limits<T>::max();
+  test::check(value(-inf) == 0 && value(-most) == 0, "exp(-inf) and exp(lowest) are 0");
+  test::check(value(T(0)) == 1 && value(-T(0)) == 1, "exp(0) is 1");
+  test::check(std::isnan(value(T(std::nan("")))), "exp(NaN) is NaN");
+  for (T x = 0; x > T(-800); x -= T(0.37)) test::check(value(x) >= 0, "exp is not negative");
+}
+
+void exp_double() {
+  double largest_exp = 0, largest_tanh = 0;
+  for (int i = 0; i < 400000; ++i) {
+    const double x = -700.0 * (i * 0x9e3779b9u % 1000003) / 1000003.0 * (i % 2 ? 1.0 : 0.002);
+    double e[Float64::kLanes], t[Float64::kLanes];
+    Float64::store(e, cpuattn::exp<Float64>(Float64::set1(x)));
+    Float64::store(t, cpuattn::tanh<Float64>(Float64::set1(x)));
+    largest_exp = std::fmax(largest_exp, ulps(e[0], std::exp(static_cast<long double>(x))));
+    largest_tanh = std::fmax(largest_tanh, ulps(t[0], std::tanh(static_cast<long double>(x))));
+  }
+  expect("exp, double, -700 to 0", largest_exp, 1.5);
+  expect("tanh, double, -700 to 0", largest_tanh, 2);
+}
+
+}  // namespace
+
+int main() {
+  if (!test::runs_here()) return test::kSkipped;
+  const char* text = std::getenv("CPUATTN_EXP_STRIDE");
+  const auto stride = static_cast<std::uint32_t>(text ? std::atoi(text) : 1);
+  exp_float(stride);
+  tanh_float(stride);
+  exp_double();
+  edges<Float32>();
+  edges<Float64>();
+  return test::finish();
+}

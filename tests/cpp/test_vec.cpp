@@ -1,0 +1,165 @@
+// Every operation of an ISA's vectors against the plain C++ of the same operation, lane by lane,
+// on numbers that include zeros, NaN, infinities and neighbours of every edge.
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "check.hpp"
+#include "isa.hpp"
+
+namespace {
+
+template <class T>
+bool same(T a, T b) {
+  return std::memcmp(&a, &b, sizeof(T)) == 0 || (std::isnan(a) && std::isnan(b));
+}
+
+template <class V>
+struct VecTest {
+  using T = typename V::Element;
+  using Vec = typename V::Vec;
+  static constexpr int kLanes = V::kLanes;
+  const std::string type = sizeof(T) == 4 ? "float32 " : "float64 ";
+
+  // Pseudo-random numbers of many magnitudes, with every special value mixed in.
+  std::vector<T> numbers(int count, unsigned seed) const {
+    const T inf = std::numeric_limits<T>::infinity();
+    const T special[] = {T(0), -T(0), T(1), T(-1), inf, -inf, std::nan(""), T(1e-30), T(-1e30)};
+    std::vector<T> x(static_cast<std::size_t>(count));
+    for (T& value : x) {
+      seed = seed * 1664525u + 1013904223u;
+      const unsigned r = seed >> 8;
+      value = r % 5 == 0 ? special[r / 5 % 9]
+                         : std::ldexp(T(r % 20011) / T(10007) - T(1), int(r / 7 % 13) - 6);
+    }
+    return x;
+  }
+
+  template <class F, class G>
+  void each(const std::string& name, F vector, G scalar) const {
+    for (unsigned seed = 1; seed < 200; ++seed) {
+      const auto a = numbers(kLanes, seed), b = numbers(kLanes, seed + 1000),
+                 c = numbers(kLanes, seed + 2000);
+      T result[kLanes];
+      V::store(result, vector(V::load(a.data()), V::load(b.data()), V::load(c.data())));
+      bool ok = true;
+      for (int i = 0; i < kLanes; ++i) ok &= same(result[i], scalar(a[i], b[i], c[i]));
+      test::check(ok, type + name);
+    }
+  }
+
+  void arithmetic() const {
+    each("add", [](Vec a, Vec b, Vec) { return V::add(a, b); }, [](T a, T b, T) { return a + b; });
+    each("sub", [](Vec a, Vec b, Vec) { return V::sub(a, b); }, [](T a, T b, T) { return a - b; });
+    each("mul", [](Vec a, Vec b, Vec) { return V::mul(a, b); }, [](T a, T b, T) { return a * b; });
+    each("div", [](Vec a, Vec b, Vec) { return V::div(a, b); }, [](T a, T b, T) { return a / b; });
+    const bool fused = std::string(CPUATTN_TEST_ISA) != "scalar";
+    each("fma", [](Vec a, Vec b, Vec c) { return V::fma(a, b, c); },
+         [&](T a, T b, T c) { return fused ? std::fma(a, b, c) : a * b + c; });
+    each("max", [](Vec a, Vec b, Vec) { return V::max(a, b); },
+         [](T a, T b, T) { return a > b ? a : b; });
+    each("min", [](Vec a, Vec b, Vec) { return V::min(a, b); },
+         [](T a, T b, T) { return a < b ? a : b; });
+  }
+
+  void comparisons() const {
+    each("less", [](Vec a, Vec b, Vec c) { return V::select(V::less(a, b), a, c); },
+         [](T a, T b, T c) { return a < b ? a : c; });
+    each("equal", [](Vec a, Vec b, Vec c) { return V::select(V::equal(a, b), b, c); },
+         [](T a, T b, T c) { return a == b ? b : c; });
+    each("is_nan", [](Vec a, Vec b, Vec c) { return V::select(V::is_nan(a), b, c); },
+         [](T a, T b, T c) { return std::isnan(a) ? b : c; });
+    for (int lane = 0; lane <= kLanes; ++lane) {
+      std::vector<T> x(kLanes, T(0));
+      if (lane < kLanes) x[static_cast<std::size_t>(lane)] = std::nan("");
+      test::check(V::any(V::is_nan(V::load(x.data()))) == (lane < kLanes), type + "any");
+    }
+  }
+
+  void rounding() const {
+    for (T x = T(-1100); x < T(1100); x += T(0.25)) {
+      T result[kLanes];
+      V::store(result, V::round(V::set1(x)));
+      const T distance = std::fabs(result[0] - x);
+      test::check(result[0] == std::rint(result[0]) && distance <= T(0.5), type + "round");
+    }
+    const int largest = std::numeric_limits<T>::max_exponent - 1;
+    const int smallest = std::numeric_limits<T>::min_exponent - 1;
+    for (int n = -1100; n <= largest; ++n) {
+      T result[kLanes];
+      V::store(result, V::mul_pow2(V::set1(T(0.75)), V::set1(T(n))));
+      const T exact = std::ldexp(T(0.75), n);
+      const bool flushed = n <= smallest && result[0] == T(0);
+      test::check(same(result[0], exact) || flushed, type + "mul_pow2 " + std::to_string(n));
+      V::store(result, V::mul_pow2(V::set1(T(std::nan(""))), V::set1(T(n))));
+      test::check(std::isnan(result[0]), type + "mul_pow2 of NaN");
+    }
+  }
+
+  // Lanes beyond n are neither read (the array ends there) nor written.
+  void partial() const {
+    for (int n = 0; n <= kLanes; ++n) {
+      const std::vector<T> from = numbers(n, unsigned(n));
+      std::vector<T> to(kLanes + 1, T(7));
+      T loaded[kLanes];
+      V::store(loaded, V::load_partial(from.data(), n));
+      V::store_partial(to.data(), V::load(loaded), n);
+      std::vector<unsigned char> bytes(static_cast<std::size_t>(n));
+      for (int i = 0; i < n; ++i) bytes[std::size_t(i)] = static_cast<unsigned char>(i % 3 * 127);
+      T scores[kLanes];
+      V::store(scores, V::load_bool(bytes.data(), n));
+      for (int i = 0; i < kLanes; ++i) {
+        const auto k = std::size_t(i);
+        test::check(same(loaded[i], i < n ? from[k] : T(0)), type + "load_partial");
+        test::check(same(to[k], i < n ? from[k] : T(7)), type + "store_partial");
+        const bool set = i < n && bytes[k] != 0;
+        test::check(same(scores[i], set ? T(0) : -std::numeric_limits<T>::infinity()),
+                    type + "load_bool");
+      }
+    }
+  }
+
+  void squares() const {
+    const auto in = numbers(kLanes * kLanes, 5);
+    Vec rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) rows[i] = V::load(in.data() + i * kLanes);
+    V::transpose(rows);
+    T lane[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      V::store(lane, rows[i]);
+      for (int k = 0; k < kLanes; ++k) {
+        test::check(same(lane[k], in[std::size_t(k * kLanes + i)]), type + "transpose");
+      }
+    }
+    for (int i = 0; i < kLanes; ++i) {  // whole numbers: sums are exact in any order
+      for (int k = 0; k < kLanes; ++k) lane[k] = T(i * 1000 + k * k);
+      rows[i] = V::load(lane);
+    }
+    V::store(lane, V::sum_each(rows));
+    for (int i = 0; i < kLanes; ++i) {
+      T sum = 0;
+      for (int k = 0; k < kLanes; ++k) sum += T(i * 1000 + k * k);
+      test::check(lane[i] == sum, type + "sum_each");
+    }
+    V::prefetch(nullptr);
+  }
+
+  void all() const {
+    arithmetic();
+    comparisons();
+    rounding();
+    partial();
+    squares();
+  }
+};
+
+}  // namespace
+
+int main() {
+  if (!test::runs_here()) return test::kSkipped;
+  VecTest<cpuattn::Float32>().all();
+  VecTest<cpuattn::Float64>().all();
+  return test::finish();
+}
