@@ -96,31 +96,38 @@ bool readable_view(PyObject* array, const char* name, Arguments& parsed, View& v
   return true;
 }
 
+const char* const kNames[kNumArguments] = {
+    "query",        "key",          "value",        "mask",         "bias",  "causal",
+    "window",       "query_offset", "key_lengths",  "query_segments", "key_segments",
+    "alibi_slopes", "sinks",        "softcap",      "scale",        "num_threads",
+    "return_lse",   "out"};
+
 // What a query, key, value, mask or bias may be.
-View parse_array(PyObject* object, const char* name, const char* allowed, bool want_bool,
+View parse_array(PyObject* const* args, Argument a, const char* allowed, bool want_bool,
                  Arguments& parsed) {
-  py::object array = py::reinterpret_borrow<py::object>(object);
-  if (!is_plain_array(object)) {
-    array = convert("as_array", object, name);
-    parsed.kept.push_back(array);
+  PyObject* array = args[a];
+  if (!is_plain_array(array)) {
+    parsed.kept.push_back(convert("as_array", array, kNames[a]));
+    array = parsed.kept.back().ptr();
   }
+  parsed.arrays[a] = array;
   View view;
-  const bool known = readable_view(array.ptr(), name, parsed, view);
+  const bool known = readable_view(array, kNames[a], parsed, view);
   if (!known || view.dtype == DType::kInt64 || want_bool != (view.dtype == DType::kBool)) {
-    throw py::type_error(std::string(name) + " has dtype " + dtype_name(array.ptr()) + "; " +
+    throw py::type_error(std::string(kNames[a]) + " has dtype " + dtype_name(array) + "; " +
                          allowed);
   }
   return view;
 }
 
-View parse_float(PyObject* object, const char* name, Arguments& parsed) {
-  return parse_array(object, name, "it must be float32 or float64", false, parsed);
+View parse_float(PyObject* const* args, Argument a, Arguments& parsed) {
+  return parse_array(args, a, "it must be float32 or float64", false, parsed);
 }
 
-View parse_same_dtype(PyObject* object, const char* name, DType dtype, Arguments& parsed) {
-  View view = parse_float(object, name, parsed);
+View parse_same_dtype(PyObject* const* args, Argument a, DType dtype, Arguments& parsed) {
+  const View view = parse_float(args, a, parsed);
   if (view.dtype != dtype) {
-    throw py::type_error(std::string(name) + " has dtype " +
+    throw py::type_error(std::string(kNames[a]) + " has dtype " +
                          (view.dtype == DType::kFloat32 ? "float32" : "float64") +
                          "; it must be that of query, " +
                          (dtype == DType::kFloat32 ? "float32" : "float64"));
@@ -129,18 +136,19 @@ View parse_same_dtype(PyObject* object, const char* name, DType dtype, Arguments
 }
 
 // Integers and per-head numbers are small: whatever NumPy can read is converted.
-View parse_small(PyObject* object, const char* name, DType dtype, Arguments& parsed) {
+View parse_small(PyObject* const* args, Argument a, DType dtype, Arguments& parsed) {
   View view;
-  if (is_plain_array(object) && view_of(object, view) && view.dtype == dtype &&
-      is_native(object) && is_aligned(view, item_size(dtype))) {
-    return view;
+  PyObject* array = args[a];
+  if (!is_plain_array(array) || !view_of(array, view) || view.dtype != dtype ||
+      !is_native(array) || !is_aligned(view, item_size(dtype))) {
+    parsed.kept.push_back(convert(dtype == DType::kInt64     ? "as_integers"
+                                  : dtype == DType::kFloat32 ? "as_float32"
+                                                             : "as_float64",
+                                  array, kNames[a]));
+    array = parsed.kept.back().ptr();
+    view_of(array, view);
   }
-  py::object array = convert(dtype == DType::kInt64     ? "as_integers"
-                             : dtype == DType::kFloat32 ? "as_float32"
-                                                        : "as_float64",
-                             object, name);
-  view_of(array.ptr(), view);
-  parsed.kept.push_back(std::move(array));
+  parsed.arrays[a] = array;
   return view;
 }
 
@@ -201,23 +209,21 @@ void parse_options(PyObject* const* args, Arguments& parsed) {
   const DType dtype = parsed.query.dtype;
   const auto given = [&](Argument a) { return args[a] != Py_None; };
   if (given(kMask)) {
-    options.mask = parse_array(args[kMask], "mask", "it must be bool (for scores, use bias)", true,
-                               parsed);
+    options.mask =
+        parse_array(args, kMask, "it must be bool (for scores, use bias)", true, parsed);
   }
-  if (given(kBias)) options.bias = parse_float(args[kBias], "bias", parsed);
+  if (given(kBias)) options.bias = parse_float(args, kBias, parsed);
   options.causal = parse_bool(args[kCausal], "causal");
   if (given(kWindow)) parse_window(args[kWindow], options);
-  const auto integers = [&](Argument a, const char* name, std::optional<View>& view) {
-    if (given(a)) view = parse_small(args[a], name, DType::kInt64, parsed);
+  const auto small = [&](Argument a, DType type, std::optional<View>& view) {
+    if (given(a)) view = parse_small(args, a, type, parsed);
   };
-  integers(kQueryOffset, "query_offset", options.query_offset);
-  integers(kKeyLengths, "key_lengths", options.key_lengths);
-  integers(kQuerySegments, "query_segments", options.query_segments);
-  integers(kKeySegments, "key_segments", options.key_segments);
-  if (given(kAlibiSlopes)) {
-    options.alibi_slopes = parse_small(args[kAlibiSlopes], "alibi_slopes", dtype, parsed);
-  }
-  if (given(kSinks)) options.sinks = parse_small(args[kSinks], "sinks", dtype, parsed);
+  small(kQueryOffset, DType::kInt64, options.query_offset);
+  small(kKeyLengths, DType::kInt64, options.key_lengths);
+  small(kQuerySegments, DType::kInt64, options.query_segments);
+  small(kKeySegments, DType::kInt64, options.key_segments);
+  small(kAlibiSlopes, dtype, options.alibi_slopes);
+  small(kSinks, dtype, options.sinks);
   if (given(kSoftcap)) options.softcap = parse_number(args[kSoftcap], "softcap");
   if (given(kScale)) options.scale = parse_number(args[kScale], "scale");
   if (given(kNumThreads)) {
@@ -246,12 +252,13 @@ Extent extent_of(const View& view) {
   return extent;
 }
 
-void check_overlap(PyObject* out, const View& view, PyObject* input, const View& input_view,
-                   const char* name) {
+void check_overlap(PyObject* out, const View& view, PyObject* input, const char* name) {
+  View input_view;
+  if (!input || !view_of(input, input_view)) return;
   const Extent a = extent_of(view), b = extent_of(input_view);
   if (a.begin >= b.end || b.begin >= a.end) return;
   const auto shares = py::module_::import("numpy").attr("shares_memory");
-  if (is_plain_array(input) && shares(py::handle(out), py::handle(input)).cast<bool>()) {
+  if (shares(py::handle(out), py::handle(input)).cast<bool>()) {
     throw py::value_error(std::string("out overlaps ") + name +
                           "; it must not share memory with an input");
   }
@@ -260,31 +267,26 @@ void check_overlap(PyObject* out, const View& view, PyObject* input, const View&
 }  // namespace
 
 void parse_arguments(PyObject* const* args, bool with_value, Arguments& parsed) {
-  parsed.query = parse_float(args[kQuery], "query", parsed);
-  parsed.key = parse_same_dtype(args[kKey], "key", parsed.query.dtype, parsed);
-  if (with_value) {
-    parsed.value = parse_same_dtype(args[kValue], "value", parsed.query.dtype, parsed);
-  }
+  parsed.query = parse_float(args, kQuery, parsed);
+  parsed.key = parse_same_dtype(args, kKey, parsed.query.dtype, parsed);
+  if (with_value) parsed.value = parse_same_dtype(args, kValue, parsed.query.dtype, parsed);
   parse_options(args, parsed);
 }
 
-py::object take_output(PyObject* out, const Arguments& inputs, PyObject* const* args, View& view) {
+py::object take_output(PyObject* out, const Arguments& inputs, View& view) {
   if (!is_plain_array(out)) {
     throw py::type_error("out is of type " + type_name(out) + "; it must be a NumPy array");
   }
   if (!view_of(out, view) || view.dtype != inputs.query.dtype) {
-    throw py::type_error("out has dtype " + dtype_name(out) + "; it must be that of query");
+    throw py::type_error("out has dtype " + dtype_name(out) + "; it must be that of query, " +
+                         (inputs.query.dtype == DType::kFloat32 ? "float32" : "float64"));
   }
   const auto array = py::reinterpret_borrow<py::array>(out);
   if (!array.writeable()) throw py::value_error("out is read-only; it must be writable");
   if (!is_native(out) || !is_aligned(view, item_size(view.dtype))) {
     throw py::value_error("out is byte-swapped or not aligned; it must be a plain native array");
   }
-  check_overlap(out, view, args[kQuery], inputs.query, "query");
-  check_overlap(out, view, args[kKey], inputs.key, "key");
-  check_overlap(out, view, args[kValue], inputs.value, "value");
-  if (inputs.options.mask) check_overlap(out, view, args[kMask], *inputs.options.mask, "mask");
-  if (inputs.options.bias) check_overlap(out, view, args[kBias], *inputs.options.bias, "bias");
+  for (int i = 0; i < kNumArguments; ++i) check_overlap(out, view, inputs.arrays[i], kNames[i]);
   return array;
 }
 

@@ -41,16 +41,18 @@ enum Argument : int {
 struct Arguments {
   View query, key, value;
   Options options;
-  std::vector<pybind11::object> kept;
   std::vector<std::string> copies;
+  std::vector<pybind11::object> kept;
+  // The arrays as they were given, or as __array__ and the like gave them: out= must not share
+  // their memory.
+  PyObject* arrays[kNumArguments] = {};
 };
 
 // with_value: args[kValue] is an array. Throws pybind11's and the core's exceptions.
 void parse_arguments(PyObject* const* args, bool with_value, Arguments& parsed);
 
 // A result array: given by the user (checked: writable, native, no overlap with an input), or new.
-pybind11::object take_output(PyObject* out, const Arguments& inputs, PyObject* const* args,
-                             View& view);
+pybind11::object take_output(PyObject* out, const Arguments& inputs, View& view);
 pybind11::object new_array(DType dtype, int rank, const std::ptrdiff_t* shape, View& view);
 
 }  // namespace cpuattn

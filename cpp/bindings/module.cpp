@@ -89,7 +89,7 @@ PyObject* core_attention(PyObject*, PyObject* const* args, Py_ssize_t count) {
     py::object result =
         args[kOut] == Py_None
             ? new_array(parsed.query.dtype, shape.rank, shape.shape, output)
-            : take_output(args[kOut], parsed, args, output);
+            : take_output(args[kOut], parsed, output);
     py::object row_lse;
     if (args[kReturnLse] == Py_True) {
       row_lse = new_array(parsed.query.dtype, shape.rank - 1, shape.shape, lse);

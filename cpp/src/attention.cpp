@@ -19,6 +19,7 @@ namespace cpuattn {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
+constexpr std::ptrdiff_t kMaxBlockRows = 64;  // of any kernel
 
 std::size_t align(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -47,6 +48,7 @@ struct Run {
   const Plan& plan;
   const PlanShape& shape;
   Stage stage = Stage::kWeights;
+  bool raw_sums = false;              // for attention_weights: lse holds pairs (max, sum)
   unsigned char* scratch = nullptr;   // of all threads
   std::size_t kernel_bytes = 0;       // per thread: what the kernel asks for,
   std::size_t part_bytes = 0;         // the results of one item,
@@ -244,18 +246,27 @@ void store_total(const Work& work, const Matrix& output, const Partial& total) {
   }
 }
 
+char* lse_at(const Run& run, const Work& work, const HeadIndex& index, std::ptrdiff_t r) {
+  const std::ptrdiff_t row = work.first_row + r;
+  return index.query_head(run.call.lse) + row % work.group * run.call.lse.stride[0] +
+         row / work.group * run.call.lse.stride[1];
+}
+
 // lse = max + log(sum): -inf on an empty row, NaN where the row is NaN.
 template <class T>
 void store_lse(const Run& run, const Work& work, const HeadIndex& index, const Partial& state) {
   if (!run.call.lse) return;
-  char* base = index.query_head(run.call.lse);
   for (std::ptrdiff_t r = 0; r < work.num_rows; ++r) {
-    const std::ptrdiff_t row = work.first_row + r;
     const T max = static_cast<const T*>(state.row_max)[r];
     const T sum = static_cast<const T*>(state.row_sum)[r];
-    char* to = base + row % work.group * run.call.lse.stride[0] +
-               row / work.group * run.call.lse.stride[1];
-    *reinterpret_cast<T*>(to) = sum == 0 ? -std::numeric_limits<T>::infinity() : max + std::log(sum);
+    T* to = reinterpret_cast<T*>(lse_at(run, work, index, r));
+    if (run.raw_sums) {
+      to[0] = max;
+      to[1] = sum;
+    } else {
+      to[0] = sum == 0 ? -std::numeric_limits<T>::infinity()
+                       : max + std::log(sum / static_cast<T>(kWeightScale));
+    }
   }
 }
 
@@ -318,6 +329,7 @@ void merge_block(const Run& run, int thread, const Item& item) {
   store_lse<T>(run, work, index, total);
 }
 
+template <class T>
 void run_weights(const Run& run, int thread, const Item& item, const StopCheck& stop) {
   const HeadIndex index(run.call.shapes, item.head);
   Work work = make_work(run, index, item);
@@ -328,17 +340,14 @@ void run_weights(const Run& run, int thread, const Item& item, const StopCheck& 
   if (run.stage == Stage::kScores) work.softcap = 0;
   work.output = matrix(index.query_head(run.call.output), run.call.output, run.element());
   unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
-  unsigned char* lse = scratch + run.kernel_bytes;
-  if (run.call.lse) {
-    const char* base = index.query_head(run.call.lse);
-    for (std::ptrdiff_t r = 0; r < item.num_rows; ++r) {
-      const std::ptrdiff_t row = item.first_row + r;
-      const char* from = base + row % work.group * run.call.lse.stride[0] +
-                         row / work.group * run.call.lse.stride[1];
-      std::copy(from, from + run.element(), reinterpret_cast<char*>(lse) + r * run.element());
-    }
-    work.lse = lse;
+  T max[kMaxBlockRows], sum[kMaxBlockRows];
+  for (std::ptrdiff_t r = 0; run.call.lse && r < item.num_rows; ++r) {
+    const T* from = reinterpret_cast<const T*>(lse_at(run, work, index, r));
+    max[r] = from[0];
+    sum[r] = from[1];
   }
+  work.row_max = max;
+  work.row_sum = sum;
   run.kernels.weights(work, scratch);
 }
 
@@ -362,6 +371,14 @@ void parallel_for(const Run& run, const Options& options, const Plan& plan, cons
   if (!cpuattn::run(loop)) throw Interrupted{};
 }
 
+// The same plan with all chunks of a block in one item.
+Plan unsplit(Plan plan) {
+  plan.split = false;
+  plan.work_items /= plan.num_chunks;
+  plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(plan.threads, plan.work_items));
+  return plan;
+}
+
 template <class T>
 void run_attention(Run& run, const Options& options) {
   if (!run.plan.split) {
@@ -373,25 +390,22 @@ void run_attention(Run& run, const Options& options) {
   parallel_for(run, options, run.plan, [&](int thread, const Item& item, const StopCheck& stop) {
     run_chunk(run, thread, item, stop);
   });
-  Plan merging = run.plan;
-  merging.split = false;
-  merging.work_items /= merging.num_chunks;
-  merging.threads = static_cast<int>(std::min<std::ptrdiff_t>(merging.threads, merging.work_items));
-  parallel_for(run, options, merging, [&](int thread, const Item& item, const StopCheck&) {
+  parallel_for(run, options, unsplit(run.plan), [&](int thread, const Item& item, const StopCheck&) {
     merge_block<T>(run, thread, item);
   });
 }
 
 }  // namespace
 
-void attention(const View& query, const View& key, const View& value, const View& output,
-               const View* lse, const Options& options) {
-  const Call call = resolve(query, key, &value, &output, lse, options);
+namespace {
+
+void attend(const Call& call, const Options& options, bool raw_sums) {
   const Kernels& kernels = kernels_for(call.dtype);
   const PlanShape shape = plan_shape(call);
   const Plan plan = make_plan(shape, plan_limits(kernels), threads_for(options));
   if (plan.work_items == 0) return;
   Run run{call, kernels, plan, shape};
+  run.raw_sums = raw_sums;
   lay_out(run);
   const std::size_t own = run.thread_bytes * static_cast<std::size_t>(plan.threads);
   run.scratch = reserve(own + split_bytes(run));
@@ -400,45 +414,56 @@ void attention(const View& query, const View& key, const View& value, const View
                                 : run_attention<double>(run, options);
 }
 
+// The largest score and the sum of every row, as pairs in memory that `call.lse` then names: the
+// forward pass over values of no dimensions.
+std::vector<unsigned char> find_sums(Call& call, const Options& options) {
+  const Shapes shapes = call.shapes;
+  const Operand weights = call.output;
+  const std::ptrdiff_t pair = call.dtype == DType::kFloat32 ? 8 : 16;
+  std::vector<unsigned char> sums(static_cast<std::size_t>(
+      shapes.batch * shapes.query_heads * shapes.query_length * pair));
+  call.lse = Operand{};
+  call.lse.data = reinterpret_cast<char*>(sums.data());
+  call.lse.stride[1] = pair;
+  call.lse.stride[0] = pair * shapes.query_length;
+  std::ptrdiff_t stride = call.lse.stride[0] * shapes.query_heads;
+  for (int i = shapes.batch_rank - 1; i >= 0; --i) {
+    call.lse.batch_stride[i] = stride;
+    stride *= shapes.batch_shape[i];
+  }
+  call.value = call.key;
+  call.shapes.value_dim = 0;
+  attend(call, options, true);
+  call.output = weights;
+  return sums;
+}
+
+}  // namespace
+
+void attention(const View& query, const View& key, const View& value, const View& output,
+               const View* lse, const Options& options) {
+  attend(resolve(query, key, &value, &output, lse, options), options, false);
+}
+
 void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,
                        const Options& options) {
   Call call = resolve(query, key, nullptr, &output, nullptr, options);
-  const Shapes& s = call.shapes;
-  std::vector<unsigned char> lse;
-  if (stage == WeightStage::kWeights) {
-    // The row sums, by the forward pass over values of no dimensions.
-    const std::ptrdiff_t size = call.dtype == DType::kFloat32 ? 4 : 8;
-    lse.resize(static_cast<std::size_t>(s.batch * s.query_heads * s.query_length * size));
-    View rows{lse.data(), call.dtype, s.rank - 1, {}, {}};
-    View no_values = key, no_output = output;
-    no_values.shape[key.rank - 1] = 0;
-    no_output.shape[s.rank - 1] = 0;
-    std::ptrdiff_t stride = size;
-    for (int i = rows.rank - 1; i >= 0; --i) {
-      rows.shape[i] = output.shape[i];
-      rows.stride[i] = stride;
-      stride *= rows.shape[i];
-    }
-    attention(query, key, no_values, no_output, &rows, options);
-    call = resolve(query, key, nullptr, &output, &rows, options);
-  }
+  std::vector<unsigned char> sums;
+  if (stage == WeightStage::kWeights) sums = find_sums(call, options);
   const Kernels& kernels = kernels_for(call.dtype);
   const PlanShape shape = plan_shape(call);
   PlanLimits limits = plan_limits(kernels);
   limits.decode_rows = 0;  // always queries in the lanes
   Plan plan = make_plan(shape, limits, threads_for(options));
   if (plan.work_items == 0) return;
-  if (plan.split) {
-    plan.split = false;
-    plan.work_items /= plan.num_chunks;
-    plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(plan.threads, plan.work_items));
-  }
+  if (plan.split) plan = unsplit(plan);
   Run run{call, kernels, plan, shape};
   run.stage = static_cast<Stage>(stage);
   lay_out(run);
   run.scratch = reserve(run.thread_bytes * static_cast<std::size_t>(plan.threads));
   parallel_for(run, options, plan, [&](int thread, const Item& item, const StopCheck& stop) {
-    run_weights(run, thread, item, stop);
+    call.dtype == DType::kFloat32 ? run_weights<float>(run, thread, item, stop)
+                                  : run_weights<double>(run, thread, item, stop);
   });
 }
 
@@ -455,7 +480,7 @@ Explanation explain(const View& query, const View& key, const View& value,
   Run run{call, kernels, plan, shape};
   lay_out(run);
   e.query_block = plan.query_block;
-  e.key_block = kernels.key_block;
+  e.key_block = plan.decode ? kernels.decode_block : kernels.key_block;
   e.key_chunk = plan.key_chunk;
   e.num_chunks = plan.num_chunks;
   e.work_items = plan.work_items;

@@ -13,6 +13,10 @@ namespace cpuattn {
 // magnitude, so that position + distance never overflows.
 constexpr std::ptrdiff_t kUnbounded = std::ptrdiff_t{1} << 60;
 
+// Weights are summed as kWeightScale · exp(score - largest), so that a sum of 2^32 values as large
+// as the largest number does not overflow before it is divided by the sum of the weights.
+constexpr double kWeightScale = 0x1p-32;
+
 // One (batch entry, key/value head): element (head, row, dim) lies at
 // data[head * head_stride + row * row_stride + dim * dim_stride]; strides in elements.
 // The head counts from the first query head of the group; keys and values have head 0 only.
@@ -88,15 +92,15 @@ struct Work {
   std::ptrdiff_t sinks_stride = 0;
 
   // Results: row r of the output (divided by the sum if normalise), the largest score that it
-  // saw and the sum of exp(score - largest). Types are the query's.
+  // saw and kWeightScale · the sum of exp(score - largest). Types are the query's.
   Matrix output;
   bool normalise = true;
   void* row_max = nullptr;  // [num_rows]
   void* row_sum = nullptr;
 
-  // attention_weights only: `output` is (row, key), and lse[num_rows] turns scores to weights.
+  // attention_weights only: `output` is (row, key), and row_max and row_sum are read, to turn
+  // scores into weights.
   Stage stage = Stage::kWeights;
-  const void* lse = nullptr;
 
   // Asked once per key block; true: leave at once, the results will not be used.
   bool (*should_stop)(void*) = nullptr;
@@ -116,6 +120,7 @@ struct Kernels {
   int query_block;  // most rows of a forward or weights item
   int decode_rows;  // most rows of a decode item
   int key_block;    // keys per softmax update of the forward kernel
+  int decode_block;  // and of the decode kernel
   void (*forward)(const Work&, void* scratch);
   void (*decode)(const Work&, void* scratch);
   void (*weights)(const Work&, void* scratch);

@@ -59,6 +59,28 @@ def attention(
     out: "NDArray[Any] | None" = ...,
     num_threads: int | None = ...,
 ) -> "tuple[NDArray[Any], NDArray[Any]]": ...
+@overload
+def attention(
+    query: "ArrayLike",
+    key: "ArrayLike",
+    value: "ArrayLike",
+    *,
+    mask: "ArrayLike | None" = ...,
+    bias: "ArrayLike | None" = ...,
+    causal: bool = ...,
+    window: "Window | None" = ...,
+    query_offset: "ArrayLike | None" = ...,
+    key_lengths: "ArrayLike | None" = ...,
+    query_segments: "ArrayLike | None" = ...,
+    key_segments: "ArrayLike | None" = ...,
+    alibi_slopes: "ArrayLike | None" = ...,
+    sinks: "ArrayLike | None" = ...,
+    softcap: SupportsFloat | None = ...,
+    scale: SupportsFloat | None = ...,
+    return_lse: bool,
+    out: "NDArray[Any] | None" = ...,
+    num_threads: int | None = ...,
+) -> "NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]": ...
 def attention(
     query: "ArrayLike",
     key: "ArrayLike",
@@ -84,7 +106,7 @@ def attention(
 
     ``out = softmax(mask(softcap(scale * query @ key.T) + bias)) @ value``, where every option is
     off unless it is given and all of them may be combined. Memory beyond the output is at most
-    2 MiB per thread, whatever the lengths.
+    2 MiB per thread, whatever the lengths (for a head_dim of at most 1024).
 
     Letters: B batch (any number of leading dimensions), Hq query heads, Hkv key/value heads
     (Hq a multiple of Hkv; query head h reads key head ``h // (Hq // Hkv)``), Lq and Lk lengths,
@@ -168,7 +190,7 @@ def attention(
     >>> cpuattn.attention(query, key, value, causal=True).shape
     (2, 8, 100, 64)
     """
-    return _core.attention(
+    result: NDArray[Any] | tuple[NDArray[Any], NDArray[Any]] = _core.attention(
         query,
         key,
         value,
@@ -188,6 +210,7 @@ def attention(
         return_lse,
         out,
     )
+    return result
 
 
 def attention_weights(

@@ -17,6 +17,7 @@ constexpr Kernels bind_kernels() {
   kernels.query_block = V::kBlockVecs * V::kLanes;
   kernels.decode_rows = kDecodeRows;
   kernels.key_block = kKeyBlock;
+  kernels.decode_block = kDecodeBlock;
   kernels.forward = forward<V>;
   kernels.decode = decode<V>;
   kernels.weights = weights<V>;

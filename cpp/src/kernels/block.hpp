@@ -69,20 +69,25 @@ void store_columns(const Work& work, const Matrix& matrix, int first_row,
   }
 }
 
-template <class V, int kVecs, int kKeys>
+// Products along head_dim are summed in slices of this length: shorter sums for the largest heads,
+// and the queries of a slice (32 KB for 64 rows) stay in the L1 cache.
+constexpr std::ptrdiff_t kHeadSlice = 128;
+
+template <class V, int kVecs, int kKeys, bool kFirst>
 [[gnu::noinline]] void score_tile(const typename V::Element* keys, std::ptrdiff_t key_stride,
-                                  std::ptrdiff_t head_dim, const typename V::Element* queries,
+                                  std::ptrdiff_t dims, const typename V::Element* queries,
                                   typename V::Element* scores) {
   constexpr int kCols = kTileCols<V, kVecs>;
   constexpr int kRows = kVecs * V::kLanes;
   for (int first = 0; first < kRows; first += kCols * V::kLanes) {
     Tile<V, kKeys, kCols> tile;
-    multiply(tile, keys, key_stride, UnitStride{}, queries + first, kRows, head_dim);
+    multiply(tile, keys, key_stride, UnitStride{}, queries + first, kRows, dims);
 #pragma GCC unroll 16
     for (int m = 0; m < kKeys; ++m) {
 #pragma GCC unroll 16
       for (int n = 0; n < kCols; ++n) {
-        V::store(scores + m * kRows + first + n * V::kLanes, tile.at[m][n]);
+        auto* score = scores + m * kRows + first + n * V::kLanes;
+        V::store(score, kFirst ? tile.at[m][n] : V::add(V::load(score), tile.at[m][n]));
       }
     }
   }
@@ -93,10 +98,22 @@ template <class V, int kVecs>
 void score_block(const typename V::Element* keys, std::ptrdiff_t key_stride, std::ptrdiff_t count,
                  std::ptrdiff_t head_dim, const typename V::Element* queries,
                  typename V::Element* scores) {
-  for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(0, count, [&](auto size, std::ptrdiff_t j) {
-    score_tile<V, kVecs, decltype(size)::value>(keys + j * key_stride, key_stride, head_dim,
-                                                queries, scores + j * kVecs * V::kLanes);
-  });
+  constexpr int kRows = kVecs * V::kLanes;
+  std::ptrdiff_t d = 0;
+  do {  // once even if there are no dims: all scores are 0
+    const std::ptrdiff_t dims = head_dim - d < kHeadSlice ? head_dim - d : kHeadSlice;
+    for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(0, count, [&](auto size, std::ptrdiff_t j) {
+      constexpr int kKeys = decltype(size)::value;
+      const auto* key = keys + j * key_stride + d;
+      if (d == 0) {
+        score_tile<V, kVecs, kKeys, true>(key, key_stride, dims, queries, scores + j * kRows);
+      } else {
+        score_tile<V, kVecs, kKeys, false>(key, key_stride, dims, queries + d * kRows,
+                                           scores + j * kRows);
+      }
+    });
+    d += kHeadSlice;
+  } while (d < head_dim);
 }
 
 }  // namespace

@@ -60,24 +60,30 @@ struct DecodeScratch {
   T* copy;
 };
 
-// Arrays of kTile repeat the kRows values of the rows, to line up with vectors of scores.
+// Arrays of kTile repeat the kRows values of the rows, to line up with vectors of scores. The weights
+// of a row are summed in as many classes of keys as a vector has lanes, whatever kRows is: key j of
+// a block belongs to class j mod kLanes. So the bits of a row do not depend on the rows beside it.
 template <class V, int kRows>
 struct DecodeState {
   using T = typename V::Element;
   static constexpr int kTile = DecodeShape<V, kRows>::kTile;
-  alignas(64) T scores[kDecodeBlock * kRows];  // [key][row]
+  static constexpr int kClassTiles = V::kLanes * kRows / kTile;
+  // [key of the block][row]; the last step may write up to a tile behind the last key
+  alignas(64) T scores[kDecodeBlock * kRows + kTile];
   alignas(64) T max[kTile];
-  alignas(64) T sum[kTile];  // of every kTile / kRows-th key; folded by fold_sum
+  alignas(64) T class_sum[V::kLanes * kRows];  // [class][row]
   alignas(64) T rescale[kTile];
+  T sum[kRows];
 
   void clear() {
-    for (int lane = 0; lane < kTile; ++lane) {
-      max[lane] = -T(INFINITY);
-      sum[lane] = 0;
-    }
+    for (T& x : max) x = -T(INFINITY);
+    for (T& x : class_sum) x = 0;
   }
   void fold_sum() {
-    for (int lane = kRows; lane < kTile; ++lane) sum[lane % kRows] += sum[lane];
+    for (int r = 0; r < kRows; ++r) {
+      sum[r] = 0;
+      for (int k = r; k < V::kLanes * kRows; k += kRows) sum[r] += class_sum[k];
+    }
   }
 };
 
@@ -143,34 +149,42 @@ template <class V, int kRows>
   }
 }
 
-// Softcap, bias and masks; then -inf behind the last key, where a step computed more.
+// Softcap, bias and masks over the span; -inf for the keys of the block around it. `offset` keys lie
+// before the span. Returns how many scores there are, a multiple of kTile.
 template <class V, int kRows>
-void finish_scores(const Work& work, const RowBlock<typename V::Element, kRows>& rows, KeySpan span,
-                   typename V::Element* scores) {
+std::ptrdiff_t finish_scores(const Work& work,
+                             const RowBlock<typename V::Element, kRows>& rows, KeySpan span,
+                             std::ptrdiff_t offset, typename V::Element* scores) {
   using T = typename V::Element;
   constexpr int kTile = DecodeShape<V, kRows>::kTile;
-  const std::ptrdiff_t used = span.size() * kRows;
-  const std::ptrdiff_t filled = (used + kTile - 1) / kTile * kTile;
-  if (work.softcap != 0) apply_softcap<V, 1>(scores, filled / V::kLanes, work.softcap);
+  const std::ptrdiff_t begin = offset * kRows, end = begin + span.size() * kRows;
+  const std::ptrdiff_t filled = (end + kTile - 1) / kTile * kTile;
+  if (work.softcap != 0) {  // in whole vectors, whatever lies around the span
+    for (std::ptrdiff_t i = 0; i < begin; ++i) scores[i] = 0;
+    for (std::ptrdiff_t i = end; i < filled; ++i) scores[i] = 0;
+    apply_softcap<V, 1>(scores, filled / V::kLanes, work.softcap);
+  }
   if (span.cover != Cover::kAll || work.bias.type != ScoreType::kNone || work.alibi_slopes) {
-    for (std::ptrdiff_t i = 0; i < used; ++i) {
-      scores[i] = masked_score(work, rows, static_cast<int>(i % kRows), span.begin + i / kRows,
-                               scores[i]);
+    for (std::ptrdiff_t i = begin; i < end; ++i) {
+      const std::ptrdiff_t key = span.begin + (i - begin) / kRows;
+      scores[i] = masked_score(work, rows, static_cast<int>(i % kRows), key, scores[i]);
     }
   }
-  for (std::ptrdiff_t i = used; i < filled; ++i) scores[i] = -T(INFINITY);
+  for (std::ptrdiff_t i = 0; i < begin; ++i) scores[i] = -T(INFINITY);
+  for (std::ptrdiff_t i = end; i < filled; ++i) scores[i] = -T(INFINITY);
+  return filled;
 }
 
 // As update_softmax, with the lanes of a row folded once per block.
 template <class V, int kRows>
-void update_decode_softmax(DecodeState<V, kRows>& state, std::ptrdiff_t count) {
+void update_decode_softmax(DecodeState<V, kRows>& state, std::ptrdiff_t filled) {
   using T = typename V::Element;
-  constexpr int kTile = DecodeShape<V, kRows>::kTile;
-  const std::ptrdiff_t used = (count * kRows + kTile - 1) / kTile * kTile;
+  using State = DecodeState<V, kRows>;
+  constexpr int kTile = State::kTile;
   alignas(64) T largest[kTile];
   for (int lane = 0; lane < kTile; lane += V::kLanes) {
     auto max = V::load(state.max + lane);
-    for (std::ptrdiff_t i = lane; i < used; i += kTile) {
+    for (std::ptrdiff_t i = lane; i < filled; i += kTile) {
       max = V::max(max, V::load(state.scores + i));
     }
     V::store(largest + lane, max);
@@ -184,15 +198,25 @@ void update_decode_softmax(DecodeState<V, kRows>& state, std::ptrdiff_t count) {
   for (int lane = 0; lane < kTile; lane += V::kLanes) {
     const auto max = V::load(largest + lane);
     const auto base = softmax_base<V>(max);
-    auto sum = V::zero();
-    for (std::ptrdiff_t i = lane; i < used; i += kTile) {
-      const auto weight = exp<V>(V::sub(V::load(state.scores + i), base));
-      sum = V::add(sum, weight);
-      V::store(state.scores + i, weight);
-    }
     const auto rescale = exp<V>(V::sub(V::load(state.max + lane), base));
+    typename V::Vec sum[State::kClassTiles];
+#pragma GCC unroll 16
+    for (auto& x : sum) x = V::zero();
+    for (std::ptrdiff_t i = lane; i < filled;) {
+#pragma GCC unroll 16
+      for (int c = 0; c < State::kClassTiles; ++c, i += kTile) {
+        if (i >= filled) break;
+        const auto weight = weight_of<V>(V::load(state.scores + i), base);
+        sum[c] = V::add(sum[c], weight);
+        V::store(state.scores + i, weight);
+      }
+    }
+#pragma GCC unroll 16
+    for (int c = 0; c < State::kClassTiles; ++c) {
+      T* total = state.class_sum + c * kTile + lane;
+      V::store(total, V::fma(V::load(total), rescale, sum[c]));
+    }
     V::store(state.rescale + lane, rescale);
-    V::store(state.sum + lane, V::fma(V::load(state.sum + lane), rescale, sum));
     V::store(state.max + lane, max);
   }
 }
@@ -204,7 +228,8 @@ struct DecodeValues {
   const RowBlock<T, kRows>& rows;
   KeySpan span;
   DenseRows<T> values;
-  const DecodeState<V, kRows>& state;
+  const typename V::Element* weights;  // [key of the span][row]
+  const typename V::Element* rescale;
   bool check;  // some rows may not see some of the keys
 };
 
@@ -220,10 +245,10 @@ template <class V, int kRows>
         continue;
       }
       const auto value = load_up_to<V>(block.values.data + j * block.values.stride + dim, dims);
-      sum = V::fma(V::set1(block.state.scores[j * kRows + r]), value, sum);
+      sum = V::fma(V::set1(block.weights[j * kRows + r]), value, sum);
     }
     T* output = outputs + r * DecodeShape<V, kRows>::padded(block.work.value_dim) + dim;
-    V::store(output, V::fma(V::load(output), V::set1(block.state.rescale[r]), sum));
+    V::store(output, V::fma(V::load(output), V::set1(block.rescale[r]), sum));
   }
 }
 
@@ -233,7 +258,7 @@ template <class V, int kRows, int kCols, bool kPartial>
                                       std::ptrdiff_t rest, typename V::Element* outputs) {
   const std::ptrdiff_t row_stride = DecodeShape<V, kRows>::padded(block.work.value_dim);
   const typename V::Element* value = block.values.data + dim;
-  const typename V::Element* weight = block.state.scores;
+  const typename V::Element* weight = block.weights;
   typename V::Vec sum[kRows][kCols];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -272,7 +297,7 @@ template <class V, int kRows, int kCols, bool kPartial>
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    const auto rescale = V::set1(block.state.rescale[r]);
+    const auto rescale = V::set1(block.rescale[r]);
 #pragma GCC unroll 16
     for (int c = 0; c < kCols; ++c) {
       auto* output = outputs + r * row_stride + dim + c * V::kLanes;
@@ -346,13 +371,17 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
         cover_block(work, rows, begin, begin + kDecodeBlock < end ? begin + kDecodeBlock : end);
     if (span.cover == Cover::kNone) continue;
     const auto keys = dense_rows(work.key, span.begin, span.end, work.head_dim, scratch.copy);
-    score_decode_block<V, kRows>(keys, span.size(), work.head_dim, scratch.queries, state.scores);
-    finish_scores<V, kRows>(work, rows, span, state.scores);
-    update_decode_softmax(state, span.size());
+    const std::ptrdiff_t offset = span.begin - begin;
+    score_decode_block<V, kRows>(keys, span.size(), work.head_dim, scratch.queries,
+                                 state.scores + offset * kRows);
+    const std::ptrdiff_t filled =
+        finish_scores<V, kRows>(work, rows, span, offset, state.scores);
+    update_decode_softmax(state, filled);
     const auto values =
         dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
     const bool check = span.cover != Cover::kAll || work.bias.type != ScoreType::kNone;
-    const DecodeValues<V, kRows> block{work, rows, span, values, state, check};
+    const DecodeValues<V, kRows> block{
+        work, rows, span, values, state.scores + offset * kRows, state.rescale, check};
     accumulate_decode<V, kRows, Shape::kCols>(block, 0, outputs);
   }
   state.fold_sum();

@@ -4,6 +4,8 @@
 
 #include <cstddef>
 
+#include "../kernel.hpp"
+
 namespace cpuattn {
 namespace {
 
@@ -44,27 +46,28 @@ struct ExpCoefficients<double> {
       0x1.664f487037633p-6,   -0x1.ba1ba1b9ce665p-5,  0x1.1111111110c03p-3,  -0x1.5555555555552p-2};
 };
 
-// Horner's rule, unrolled; `unsigned` length so that the loop bound is a constant.
+// Horner's rule, unrolled; `unsigned` length so that the loop bound is a constant. A factor that is
+// a power of two costs nothing and changes no digit.
 template <class V, unsigned kSize>
 inline typename V::Vec polynomial(const typename V::Element (&coefficient)[kSize],
-                                  typename V::Vec x) {
-  typename V::Vec sum = V::set1(coefficient[0]);
+                                  typename V::Vec x, typename V::Element factor = 1) {
+  typename V::Vec sum = V::set1(factor * coefficient[0]);
 #pragma GCC unroll 16
-  for (unsigned i = 1; i < kSize; ++i) sum = V::fma(sum, x, V::set1(coefficient[i]));
+  for (unsigned i = 1; i < kSize; ++i) sum = V::fma(sum, x, V::set1(factor * coefficient[i]));
   return sum;
 }
 
 // exp(x) for x <= 88 (float) or 709 (double): 2^n * exp(r) with n integral and |r| <= ln 2 / 2.
 // r = x - n ln 2 in two steps, so that it is exact but for its last bit however large x is.
-// exp(-inf) = 0, NaN stays NaN.
+// exp(-inf) = 0, NaN stays NaN. `factor`, a power of two, multiplies the result.
 template <class V>
-inline typename V::Vec exp(typename V::Vec x) {
+inline typename V::Vec exp(typename V::Vec x, typename V::Element factor = 1) {
   using C = ExpCoefficients<typename V::Element>;
   x = V::max(V::set1(C::kLowest), x);
   const auto n = V::round(V::mul(x, V::set1(C::kLog2e)));
   auto r = V::fma(n, V::set1(-C::kLn2High), x);
   r = V::fma(n, V::set1(-C::kLn2Low), r);
-  return V::mul_pow2(polynomial<V>(C::kExp, r), n);
+  return V::mul_pow2(polynomial<V>(C::kExp, r, factor), n);
 }
 
 // tanh(y): an odd polynomial near 0, where 1 - 2 / (exp(2y) + 1) would cancel.

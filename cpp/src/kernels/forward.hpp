@@ -188,7 +188,7 @@ struct Sums {
     }
     for (int n = 0; n < kRows; n += V::kLanes) {
       const Merge<V> merged(V::load(state.max + n), V::load(sink + n));
-      V::store(state.sum + n, merged(V::load(state.sum + n), V::set1(1)));
+      V::store(state.sum + n, merged(V::load(state.sum + n), V::set1(T(kWeightScale))));
       V::store(state.max + n, merged.max);
       for (std::ptrdiff_t i = n; i < value_dim * kRows; i += kRows) {
         V::store(outputs + i, merged(V::load(outputs + i), V::zero()));
@@ -255,7 +255,7 @@ bool sum_keys(const Work& work, const RowBlock<typename V::Element, kVecs * V::k
         cover_block(work, rows, begin, begin + kKeyBlock < end ? begin + kKeyBlock : end);
     if (span.cover == Cover::kNone) continue;
     score_span(work, rows, span, scratch);
-    update_softmax(sums.state, scratch.scores, span.size());
+    update_softmax(sums.state, scratch.scores, span.begin - begin, span.size());
     const auto values =
         dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
     ValueBlock<V, kVecs> block{work,           rows,               span,           values,

@@ -31,7 +31,7 @@ void merge(const Partial& total, const Partial& part, std::ptrdiff_t num_rows,
   }
 }
 
-// Sinks are merged last, as a part whose sum is 1 and whose output is 0.
+// Sinks are merged last, as a part whose weight is that of exp(0) and whose output is 0.
 template <class V>
 void add_sinks(const Work& work, const Partial& total, std::ptrdiff_t row_stride) {
   using T = typename V::Element;
@@ -39,7 +39,7 @@ void add_sinks(const Work& work, const Partial& total, std::ptrdiff_t row_stride
     T* max = static_cast<T*>(total.row_max) + r;
     T* sum = static_cast<T*>(total.row_sum) + r;
     const Merge<V> merged(V::set1(*max), V::set1(sink_of<T>(work, r)));
-    V::store_partial(sum, merged(V::set1(*sum), V::set1(1)), 1);
+    V::store_partial(sum, merged(V::set1(*sum), V::set1(T(kWeightScale))), 1);
     V::store_partial(max, merged.max, 1);
     T* output = static_cast<T*>(total.output) + r * row_stride;
     for (std::ptrdiff_t d = 0; d < row_stride; d += V::kLanes) {

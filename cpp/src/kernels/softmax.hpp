@@ -12,7 +12,7 @@
 namespace cpuattn {
 namespace {
 
-// Per row: the largest score so far, the sum of exp(score - largest), and by how much the last
+// Per row: the largest score so far, the sum of the weights relative to it, and by how much the last
 // block shrank what was summed before it.
 template <class V, int kVecs>
 struct SoftmaxState {
@@ -27,6 +27,11 @@ struct SoftmaxState {
 template <class V>
 inline typename V::Vec softmax_base(typename V::Vec max) {
   return V::select(V::equal(max, V::set1(-INFINITY)), V::zero(), max);
+}
+
+template <class V>
+inline typename V::Vec weight_of(typename V::Vec score, typename V::Vec base) {
+  return exp<V>(V::sub(score, base), static_cast<typename V::Element>(kWeightScale));
 }
 
 // How two sums over disjoint keys become one: each is shrunk to the larger maximum. Adding to
@@ -52,11 +57,15 @@ T sink_of(const Work& work, std::ptrdiff_t row) {
   return static_cast<const T*>(work.sinks)[head * work.sinks_stride];
 }
 
-// Turns `count` keys of scores[key][row] into exp(score - max) in place, and updates the state.
-// The block is summed apart and then added: shorter sums, smaller rounding errors.
+// Weights are summed in groups of eight keys, the groups in blocks, the blocks in chunks: equal
+// weights are all rounded alike, and a long plain sum of them would drift.
+constexpr std::ptrdiff_t kSumGroup = 8;
+
+// Turns `count` keys of scores[key][row] into weights in place, and updates the state. `offset`
+// keys of the block were left out before the first one: groups start at the same keys for all.
 template <class V, int kVecs>
 void update_softmax(SoftmaxState<V, kVecs>& state, typename V::Element* scores,
-                    std::ptrdiff_t count) {
+                    std::ptrdiff_t offset, std::ptrdiff_t count) {
   constexpr int kRows = kVecs * V::kLanes;
   constexpr int kStep = kVecs < V::kTileVecs ? kVecs : V::kTileVecs;
   for (int first = 0; first < kRows; first += kStep * V::kLanes) {
@@ -74,14 +83,23 @@ void update_softmax(SoftmaxState<V, kVecs>& state, typename V::Element* scores,
       base[n] = softmax_base<V>(max[n]);
       sum[n] = V::zero();
     }
-    for (std::ptrdiff_t j = 0; j < count; ++j) {
+    for (std::ptrdiff_t j = 0; j < count;) {
+      const std::ptrdiff_t next = j + kSumGroup - (offset + j) % kSumGroup;
+      const std::ptrdiff_t end = next < count ? next : count;
+      typename V::Vec group[kStep];
 #pragma GCC unroll 4
-      for (int n = 0; n < kStep; ++n) {
-        auto* score = scores + j * kRows + first + n * V::kLanes;
-        const auto weight = exp<V>(V::sub(V::load(score), base[n]));
-        sum[n] = V::add(sum[n], weight);
-        V::store(score, weight);
+      for (int n = 0; n < kStep; ++n) group[n] = V::zero();
+      for (; j < end; ++j) {
+#pragma GCC unroll 4
+        for (int n = 0; n < kStep; ++n) {
+          auto* score = scores + j * kRows + first + n * V::kLanes;
+          const auto weight = weight_of<V>(V::load(score), base[n]);
+          group[n] = V::add(group[n], weight);
+          V::store(score, weight);
+        }
       }
+#pragma GCC unroll 4
+      for (int n = 0; n < kStep; ++n) sum[n] = V::add(sum[n], group[n]);
     }
 #pragma GCC unroll 4
     for (int n = 0; n < kStep; ++n) {

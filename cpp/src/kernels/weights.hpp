@@ -1,6 +1,6 @@
 // The kernel of attention_weights: the scores of a block of queries, up to the stage asked for,
 // written out as rows of the full (query, key) matrix. It shares every step with forward.hpp;
-// the softmax of a row is exp(score - lse), with the lse that the forward kernel found.
+// the softmax of a row is exp(score - max) / sum, with the max and sum of the forward kernel.
 #pragma once
 
 #include <math.h>
@@ -12,15 +12,26 @@
 namespace cpuattn {
 namespace {
 
-// Weight of a masked score; a row that sees nothing has lse = -inf and only weights of 0.
-template <class V>
-typename V::Vec weight_of(typename V::Vec score, typename V::Vec lse) {
-  return exp<V>(V::sub(score, softmax_base<V>(lse)));
-}
+// The maxima and sums of the rows, as the forward kernel found them. (Their logarithm in one number,
+// the lse, would lose digits where scores are large.)
+template <class T, int kRows>
+struct RowSums {
+  T max[kRows] = {};
+  T factor[kRows] = {};  // 1 / sum; 0 for a row that sees nothing
+
+  explicit RowSums(const Work& work) {
+    if (work.stage != Stage::kWeights) return;
+    for (int r = 0; r < work.num_rows; ++r) {
+      const T sum = static_cast<const T*>(work.row_sum)[r];
+      max[r] = static_cast<const T*>(work.row_max)[r];
+      factor[r] = sum == 0 ? T(0) : T(1) / sum;
+    }
+  }
+};
 
 template <class V, int kVecs>
 void store_scores(const Work& work, KeySpan span, const typename V::Element* scores,
-                  const typename V::Element* lse) {
+                  const RowSums<typename V::Element, kVecs * V::kLanes>& sums) {
   constexpr int kRows = kVecs * V::kLanes;
   for (int n = 0; n < kRows; n += V::kLanes) {
     if (n >= work.num_rows) return;
@@ -30,7 +41,10 @@ void store_scores(const Work& work, KeySpan span, const typename V::Element* sco
       typename V::Vec columns[V::kLanes];
       for (int i = 0; i < V::kLanes; ++i) {
         columns[i] = i < count ? V::load(scores + (j + i) * kRows + n) : V::zero();
-        if (work.stage == Stage::kWeights) columns[i] = weight_of<V>(columns[i], V::load(lse + n));
+        if (work.stage == Stage::kWeights) {
+          const auto base = softmax_base<V>(V::load(sums.max + n));
+          columns[i] = V::mul(weight_of<V>(columns[i], base), V::load(sums.factor + n));
+        }
       }
       store_columns<V>(work, work.output, n, columns, span.begin + j, count);
     }
@@ -47,8 +61,7 @@ void weights_block(const Work& work, void* memory) {
   RowBlock<T, kRows> rows;
   describe_rows(work, rows);
   load_queries<V, kVecs>(work, rows, query_factor<T>(work), scratch.queries);
-  T lse[kRows] = {};
-  for (int r = 0; work.lse && r < work.num_rows; ++r) lse[r] = static_cast<const T*>(work.lse)[r];
+  const RowSums<T, kRows> sums(work);
 
   for (std::ptrdiff_t begin = work.key_begin; begin < work.key_end; begin += kKeyBlock) {
     if (work.should_stop && work.should_stop(work.stop_context)) return;
@@ -61,7 +74,7 @@ void weights_block(const Work& work, void* memory) {
       apply_softcap<V, kVecs>(scratch.scores, span.size(), work.softcap);
     }
     if (work.stage >= Stage::kMasked) mask_block<V, kVecs>(work, rows, span, scratch.scores);
-    store_scores<V, kVecs>(work, span, scratch.scores, lse);
+    store_scores<V, kVecs>(work, span, scratch.scores, sums);
   }
 }
 

@@ -1,0 +1,1 @@
+"""What the pictures of tutorial.md show, and the shapes that they are drawn with."""

@@ -1,0 +1,140 @@
+"""Rotary position embedding: a token's position is an angle by which pairs of its features turn.
+
+Sources: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021; the
+meaning of the arguments follows the ONNX operator RotaryEmbedding (opset 23).
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cpuattn._arrays import as_array, as_integers
+
+
+def rotary_embedding(
+    x: ArrayLike,
+    cos: ArrayLike,
+    sin: ArrayLike,
+    *,
+    positions: ArrayLike | None = None,
+    interleaved: bool = False,
+) -> NDArray[Any]:
+    """Turn each pair of features of query or key by the angles of its position.
+
+    The pair (a, b) becomes (a·cos - b·sin, a·sin + b·cos). The score of a query and a key that were
+    both turned depends on the difference of their positions only.
+
+    Parameters
+    ----------
+    x : (..., H, L, D) or (L, D) array of float32 or float64
+        Query or key; H heads, L positions, D head_dim.
+    cos, sin : (max_positions, R/2) or (..., L, R/2) array of float
+        Cosine and sine of the angles. Two axes are a table with one row per position. More axes
+        hold the rows of the L positions of each batch entry directly; the leading ones broadcast
+        with those of `x` before H. R <= D features are turned, the other D - R stay as they are.
+    positions : int or (L,) or (..., L) array of int, optional
+        Rows of the table to use. An int is the position of the first of L consecutive ones, and
+        the default is 0. Leading axes broadcast with those of `x` before H, as (B, L) does with
+        (B, H, L, D).
+    interleaved : bool, default False
+        False: feature i < R/2 is paired with feature i + R/2 (GPT-NeoX, Hugging Face).
+        True: feature 2i is paired with feature 2i + 1 (RoFormer, GPT-J, GGUF files).
+
+    Returns
+    -------
+    ndarray
+        A new array with the shape and the dtype of `x`.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not float32 or float64, `cos` or `sin` not float, or `positions` not integer.
+    ValueError
+        If shapes do not fit, R > D, or a position is outside the table.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cpuattn import rotary_embedding
+    >>> angles = np.arange(4)[:, None] * np.pi / 2  # a quarter turn per position
+    >>> x = np.ones((1, 3, 2))
+    >>> rotary_embedding(x, np.cos(angles), np.sin(angles)).round()
+    array([[[ 1.,  1.],
+            [-1.,  1.],
+            [-1., -1.]]])
+    """
+    array = as_array(x, "x")
+    c, s = _cos_and_sin(array, as_array(cos, "cos"), as_array(sin, "sin"), positions)
+    half = c.shape[-1]
+    if interleaved:
+        first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+    else:
+        first, second = slice(half), slice(half, 2 * half)
+    a, b = array[..., first], array[..., second]
+    out = np.empty_like(array, subok=False)
+    out[..., first] = a * c - b * s
+    out[..., second] = a * s + b * c
+    out[..., 2 * half :] = array[..., 2 * half :]
+    return out
+
+
+def _cos_and_sin(
+    x: NDArray[Any], cos: NDArray[Any], sin: NDArray[Any], positions: ArrayLike | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return cos and sin of every position of x, as (..., 1, L, R/2)."""
+    _check(x, cos, sin)
+    if cos.ndim == 2:
+        rows = _rows(positions, x.shape[-2], len(cos))
+        cos, sin = cos[rows], sin[rows]
+    elif positions is not None:
+        raise ValueError(
+            f"positions choose rows of a (max_positions, R/2) table, but cos has shape {cos.shape}"
+        )
+    if not _fits(cos.shape[:-1], (*x.shape[:-3], x.shape[-2])):
+        name = "cos" if positions is None else "positions"
+        got = cos.shape if positions is None else cos.shape[:-1]
+        raise ValueError(f"{name} of shape {got} does not fit x of shape {x.shape}")
+    if x.ndim > 2:
+        cos, sin = cos[..., None, :, :], sin[..., None, :, :]
+    return cos, sin
+
+
+def _check(x: NDArray[Any], cos: NDArray[Any], sin: NDArray[Any]) -> None:
+    if x.dtype.type not in (np.float32, np.float64):
+        raise TypeError(f"x must be float32 or float64, got {x.dtype}")
+    for name, table in (("cos", cos), ("sin", sin)):
+        if not np.issubdtype(table.dtype, np.floating):
+            raise TypeError(f"{name} must be an array of float, got {table.dtype}")
+    if x.ndim < 2:
+        raise ValueError(f"x must be (..., H, L, D) or (L, D), got shape {x.shape}")
+    if cos.ndim < 2:
+        raise ValueError(f"cos must be (max_positions, R/2) or (..., L, R/2), got {cos.shape}")
+    if cos.shape != sin.shape:
+        raise ValueError(f"sin must have the shape of cos, {cos.shape}, got {sin.shape}")
+    if 2 * cos.shape[-1] > x.shape[-1]:
+        raise ValueError(
+            f"cos has {cos.shape[-1]} angles for pairs of features, "
+            f"but x has only {x.shape[-1]} features"
+        )
+
+
+def _rows(positions: ArrayLike | None, length: int, num_rows: int) -> NDArray[np.int64]:
+    """Return the rows of the table that positions mean, checked."""
+    rows = as_integers(0 if positions is None else positions, "positions")
+    if rows.ndim == 0:
+        rows = rows + np.arange(length)
+    if rows.size and not 0 <= rows.min() <= rows.max() < num_rows:
+        raise ValueError(
+            f"positions must be in [0, {num_rows}), the rows of cos and sin, "
+            f"got {rows.min()} to {rows.max()}"
+        )
+    return rows
+
+
+def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether (..., L) broadcasts to target, (..., L) too, with L itself alike."""
+    try:
+        return shape[-1] == target[-1] and np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False

@@ -1,0 +1,154 @@
+"""The command ``python -m cpuattn bench``."""
+
+import argparse
+import datetime as dt
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cpuattn
+from cpuattn import _core
+from cpuattn.bench import machine, results, table
+from cpuattn.bench.cases import CASES, QUICK, Case, select
+from cpuattn.bench.engines import installed
+from cpuattn.bench.measure import Plan, measure
+from cpuattn.bench.process import SPOILING_VARIABLES, BenchError
+from cpuattn.bench.progress import bar
+
+# Rounds, and seconds of one engine's turn in a round.
+FULL = 9, 0.1
+FAST = 3, 0.02
+# Far above the error of any correct engine, far below that of a wrong one.
+LARGEST_ERROR = {"float32": 1e-4, "float64": 1e-12}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the options."""
+    description = "Time attention in pure Python, NumPy, cpuattn and torch (where installed)."
+    options = argparse.ArgumentParser("python -m cpuattn bench", description=description)
+    options.add_argument("--quick", action="store_true", help="fewer cases and rounds, < 20 s")
+    options.add_argument(
+        "--cases",
+        type=_cases,
+        metavar="NAMES",
+        help=f"separated by commas, * and ? allowed: {', '.join(case.name for case in CASES)}",
+    )
+    options.add_argument(
+        "--threads",
+        type=_positive_list,
+        default=sorted({1, cpuattn.get_num_threads()}),
+        metavar="N,...",
+        help="numbers of threads (default: 1 and what cpuattn.get_num_threads() says)",
+    )
+    options.add_argument(
+        "--isa",
+        type=_isas,
+        default=[_core.config()["isa"]],
+        metavar="NAME,...",
+        help=f"instruction sets of cpuattn: {', '.join(cpuattn.isas())}; with avx2 the others "
+        "are held to AVX2 too (default: the one in use)",
+    )
+    options.add_argument("--rounds", type=_positive, metavar="N", help="default: 9; quick: 3")
+    options.add_argument("--json", type=_path, default="bench.json", metavar="PATH")
+    options.add_argument("--plot", type=_path, default="bench.png", metavar="PATH")
+    return options
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, save; see `cpuattn.bench.main`."""
+    args = parser().parse_args(argv)
+    # What is missing is said now and not after minutes.
+    importlib.import_module("threadpoolctl")
+    plot = importlib.import_module("cpuattn.bench.plot")
+    importlib.import_module("matplotlib")
+    rounds, turn_seconds = FAST if args.quick else FULL
+    plan = Plan(
+        cases=args.cases or (select(QUICK) if args.quick else CASES),
+        engines=installed(),
+        threads=args.threads,
+        isas=args.isa,
+        rounds=args.rounds or rounds,
+        turn_seconds=turn_seconds,
+    )
+    removed = [name for name in SPOILING_VARIABLES if name in os.environ]
+    if removed:
+        names = " and ".join(removed)
+        print(f"{names} would give NumPy other kernels than this CPU's: the engines run without.")
+    busy = machine.load()
+    if busy > 0.5:
+        print(f"The machine is busy (load {busy:.1f}): compare ratios, not times.")
+    try:
+        record = _run(plan, removed, busy)
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    table.show(record)
+    results.save(record, args.json)
+    plot.draw(record, args.plot)
+    print(f"wrote {args.json} and {args.plot}")
+    return complain(record)
+
+
+def _run(plan: Plan, removed: list[str], busy: float) -> results.Record:
+    with bar(plan.steps()) as advance:
+        cells, versions = measure(plan, advance)
+    return results.Record(
+        schema=results.SCHEMA,
+        date=dt.datetime.now(dt.UTC).date().isoformat(),
+        machine=machine.describe(),
+        versions=versions,
+        settings={
+            "rounds": plan.rounds,
+            "turn_seconds": plan.turn_seconds,
+            "load_before": round(busy, 2),
+            "removed_variables": removed,
+        },
+        cells=cells,
+    )
+
+
+def complain(record: results.Record) -> int:
+    """Name the engines that computed something else."""
+    wrong = [
+        f"{name} on {cell['case']}: error {engine['error']:.1e}"
+        for cell in record["cells"]
+        for name, engine in cell["engines"].items()
+        if not engine["error"] <= LARGEST_ERROR[cell["dtype"]]  # NaN too
+    ]
+    for line in wrong:
+        print(f"WRONG RESULT: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def _positive_list(text: str) -> list[int]:
+    return [_positive(word) for word in text.split(",")]
+
+
+def _cases(text: str) -> list[Case]:
+    try:
+        return select(text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _isas(text: str) -> list[str]:
+    known = cpuattn.isas()
+    for name in text.split(","):
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+    return text.split(",")
+
+
+def _path(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent} is no directory")
+    return path

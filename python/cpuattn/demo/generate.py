@@ -1,0 +1,166 @@
+"""``python -m cpuattn demo``: write text, check it, time it, draw the attention weights."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cpuattn
+from cpuattn.demo import glassllm, picture, speed
+from cpuattn.demo.errors import DemoError
+
+PROMPTS = {"en": "Alice was beginning to", "pt": "Capitu olhou para"}
+# More tokens than this on an axis cannot be read.
+PICTURE_TOKENS = 28
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the glassllm demo.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        ``--prompt``, ``--tokens``, ``--lang``, ``--output``.
+
+    Returns
+    -------
+    int
+        0, or 1 if the tokens differ from those of the package's own NumPy model.
+
+    Raises
+    ------
+    DemoError
+        If the prompt is empty, the text does not fit in the model, or the picture cannot be saved.
+    """
+    args = _parse(argv)
+    picture.check_path(args.output)
+    transformer, model, tokenizer = glassllm.load(args.lang)
+    prompt = PROMPTS[args.lang] if args.prompt is None else args.prompt
+    ids: list[int] = tokenizer.encode(prompt)
+    _check_length(len(ids), args.tokens, transformer.config.max_len)
+    _introduce(args.lang, transformer)
+    if tokenizer.unk_id in ids:
+        print("note: the prompt has characters that this model does not know (⁇)")
+
+    print(f"\n{tokenizer.decode(ids)}", end="", flush=True)
+    steps = []
+    for step in greedy(transformer, ids, args.tokens):
+        print(tokenizer.decode([step[0]]), end="", flush=True)
+        steps.append(step)
+    print("\n")
+
+    same = _check(steps, model, ids)
+    speed.print_generation(
+        {
+            "cpuattn": lambda: list(greedy(transformer, ids, args.tokens)),
+            "glassllm's own": lambda: list(model.generate(ids, args.tokens, greedy=True)),
+        },
+        args.tokens,
+    )
+    speed.print_attention(transformer.config)
+    shown = [*ids, *(token for token, _ in steps)][:PICTURE_TOKENS]
+    picture.draw(
+        attention_weights(transformer, shown),
+        tokenizer.tokens(shown),
+        args.output,
+        prompt_length=len(ids),
+    )
+    print(f"saved {args.output}: who looks at whom among the first {len(shown)} tokens")
+    return 0 if same else 1
+
+
+def greedy(
+    transformer: glassllm.Transformer, ids: list[int], count: int
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Yield (token, probabilities of all tokens) `count` times, always the likeliest token."""
+    caches = transformer.new_caches()
+    pending = ids  # first the whole prompt (prefill), then one token at a time (decode)
+    for _ in range(count):
+        logits = transformer.logits(pending, caches).astype(np.float64)
+        exponentials = np.exp(logits - logits.max())
+        token = int(np.argmax(logits))
+        yield token, exponentials / exponentials.sum()
+        pending = [token]
+
+
+def attention_weights(
+    transformer: glassllm.Transformer, ids: list[int]
+) -> list[NDArray[np.float32]]:
+    """Return each layer's weights, (query heads, tokens, tokens), for one pass over `ids`."""
+    weights: list[NDArray[np.float32]] = []
+
+    def record(_layer: int, query: glassllm.Array, key: glassllm.Array) -> None:
+        weights.append(cpuattn.attention_weights(query, key, causal=True)[0])
+
+    transformer.logits(ids, transformer.new_caches(), record)
+    return weights
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m cpuattn demo",
+        description="Write text with a small trained language model on cpuattn. "
+        "`demo minilm --help` shows the other demo: search in your own text files.",
+    )
+    parser.add_argument("--prompt", help="the text to continue (default: one per language)")
+    parser.add_argument("--tokens", type=_positive, default=40, help="tokens to add (default 40)")
+    parser.add_argument("--lang", choices=sorted(PROMPTS), default="en", help="default en")
+    parser.add_argument(
+        "--output", type=Path, default=Path("attention.png"), help="default attention.png"
+    )
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _check_length(prompt: int, tokens: int, limit: int) -> None:
+    if prompt == 0:
+        raise DemoError("--prompt is empty: give the model at least one character to continue")
+    if prompt >= limit:
+        raise DemoError(
+            f"--prompt has {prompt} tokens, but this model's context holds {limit}, "
+            "written ones included"
+        )
+    if prompt + tokens > limit:
+        raise DemoError(
+            f"the prompt has {prompt} tokens, so --tokens {tokens} needs a context of "
+            f"{prompt + tokens}; this model has {limit}: use --tokens {limit - prompt} or less"
+        )
+
+
+def _introduce(lang: str, transformer: glassllm.Transformer) -> None:
+    config = transformer.config
+    parameters = sum(weight.size for weight in transformer.weights.values())
+    print(
+        f"glassllm ({lang}): {parameters:,} parameters, {config.n_layers} layers, "
+        f"{config.n_heads} query heads over {config.n_kv_heads} key/value heads, "
+        f"head_dim {transformer.head_dim}, context {config.max_len}"
+    )
+    query = np.zeros((config.n_heads, config.max_len, transformer.head_dim), np.float32)
+    plan = cpuattn.explain(query, query, query, causal=True)
+    print(f"attention: cpuattn {cpuattn.__version__}, {plan['isa']}, {plan['threads']} thread(s)")
+
+
+def _check(steps: list[tuple[int, NDArray[np.float64]]], model: Any, ids: list[int]) -> bool:
+    """Compare with the package's own greedy decoding, token by token; say what came out."""
+    reference = list(model.generate(ids, len(steps), greedy=True))
+    for index, ((token, _), expected) in enumerate(zip(steps, reference, strict=True)):
+        if token != expected.token:
+            print(f"check FAILED: token {index + 1} is {token}, in NumPy {expected.token}")
+            return False
+    difference = max(
+        float(np.abs(probabilities - expected.probs).max())
+        for (_, probabilities), expected in zip(steps, reference, strict=True)
+    )
+    print(
+        f"check: the same {len(steps)} tokens as glassllm's own NumPy model; "
+        f"probabilities differ by {difference:.1e} at most"
+    )
+    return True

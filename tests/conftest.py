@@ -1,0 +1,62 @@
+"""Fixtures of all tests: instruction sets, dtypes, and a watchdog for tests that could hang."""
+
+import faulthandler
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import numpy as np
+import pytest
+
+import cpuattn
+from cpuattn import _core
+from oracle import Dtype
+
+# A hung OpenMP barrier cannot be interrupted from Python: dump every stack and end the run.
+SECONDS_PER_TEST = 120
+_STDERR = pytest.StashKey[int]()
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
+hypothesis.settings.load_profile("ci" if "CI" in os.environ else "default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest captures descriptor 2 while a test runs; the watchdog needs the real one.
+    config.stash[_STDERR] = os.dup(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # All instruction sets of one case in a row: they share its oracle, which costs the most.
+    order: dict[str, int] = {}
+
+    def rank(item: pytest.Item) -> int:
+        name = item.nodeid
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            name = name.replace(str(item.callspec.params.get("isa", "")), "", 1)
+        return order.setdefault(name, len(order))
+
+    items.sort(key=rank)
+
+
+@pytest.fixture(autouse=True)
+def _watchdog(pytestconfig: pytest.Config) -> Iterator[None]:
+    faulthandler.dump_traceback_later(SECONDS_PER_TEST, exit=True, file=pytestconfig.stash[_STDERR])
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(params=cpuattn.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once with each instruction set that this CPU has."""
+    name: str = request.param
+    one = np.ones((1, 1), np.float32)
+    before = cpuattn.explain(one, one, one)["isa"]
+    _core._use_isa(name)
+    yield name
+    _core._use_isa(before)
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> Dtype:
+    return request.param  # type: ignore[no-any-return]

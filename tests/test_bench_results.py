@@ -1,0 +1,163 @@
+"""Tables follow from the measurements of a run, and the documentation shows one."""
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench_record import make_record
+from cpuattn.bench import command, table
+from cpuattn.bench.results import Record, load, rows, save
+from scripts import start_python
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- benchmark:begin -->\n", "\n<!-- benchmark:end -->"
+PAGE = f"# Title\n\n{BEGIN}old{END}\n\nlast line\n"
+
+
+@pytest.fixture
+def record() -> Record:
+    return make_record()
+
+
+def test_rows_follow_from_the_measurements(record: Record) -> None:
+    numpy, torch, us = rows(record["cells"][0])
+    assert [row.engine for row in (numpy, torch, us)] == ["NumPy", "torch", "cpuattn"]
+    assert us.is_us
+    assert not torch.is_us
+    assert us.seconds == statistics.median([0.025, 0.024, 0.040]) == 0.025
+    assert us.speedups == pytest.approx({"NumPy": 4, "torch": 2})
+    gflops = 4 * 8 * 1024 * 1024 * 64 / 0.025 / 1e9
+    assert us.gflops == pytest.approx(gflops)
+    assert us.share == pytest.approx(gflops / 100)
+    assert torch.spread == 0
+    assert us.spread == pytest.approx((32.5 - 24.5) / 2 / 25)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0.01234, "0.0123"), (1, "1.00"), (9.999, "10.0"), (123.4, "123"), (999.6, "1000")],
+)
+def test_three_digits(number: float, text: str) -> None:
+    assert table.digits(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(2.5, "2.50 s"), (0.0123, "12.3 ms"), (4.56e-6, "4.56 µs")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert table.duration(seconds) == text
+
+
+def test_saved_record_is_the_same(record: Record, tmp_path: Path) -> None:
+    save(record, tmp_path / "a.json")
+    assert load(tmp_path / "a.json") == record
+
+
+@pytest.mark.parametrize("content", [{"schema": 0}, {}, []])
+def test_other_json_is_refused(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"a\.json has schema .*; this benchmark reads schema 1"):
+        load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("error", [1e-3, math.nan, math.inf])
+def test_wrong_result_is_told(
+    error: float, record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.complain(record) == 0
+    record["cells"][1]["engines"]["torch"]["error"] = error
+    assert command.complain(record) == 1
+    assert "WRONG RESULT: torch on decode-4096" in capsys.readouterr().err
+
+
+def report(*arguments: str | Path) -> tuple[int, str]:
+    """Run report.py; give its exit status and all that it printed."""
+    script = ROOT / "benchmarks" / "report.py"
+    process = start_python(str(script), *map(str, arguments))
+    return process.returncode, process.stdout + process.stderr
+
+
+@pytest.fixture
+def site(record: Record, tmp_path: Path) -> Path:
+    """Make a folder with a run and the page that shall show it."""
+    save(record, tmp_path / "a.json")
+    (tmp_path / "README.md").write_text(PAGE)
+    return tmp_path
+
+
+def test_report_writes_what_it_then_finds_fresh(site: Path) -> None:
+    arguments = "--json", site / "a.json", "--root", site
+    assert report(*arguments, "--check")[0] == 1
+    assert (site / "README.md").read_text() == PAGE
+    status, text = report(*arguments)
+    assert status == 0
+    assert text.count("wrote: ") == 4
+    assert report(*arguments, "--check") == (0, "")
+    assert report(*arguments) == (0, "")
+    (site / "docs" / "benchmarks.md").write_text("typed by hand")
+    assert report(*arguments, "--check") == (1, "stale: docs/benchmarks.md\n")
+
+
+def test_readme_table(site: Path) -> None:
+    report("--json", site / "a.json", "--root", site)
+    before, _, rest = (site / "README.md").read_text().partition(BEGIN)
+    shown, _, after = rest.partition(END)
+    assert (before, after) == ("# Title\n\n", "\n\nlast line\n")
+    header, rule, prefill, decode, blank, caption = shown.splitlines()
+    assert "% of peak, 1 / 2 threads" in header
+    assert header.count("|") == rule.count("|") == prefill.count("|") == decode.count("|")
+    fields = [field.strip() for field in prefill.strip("|").split("|")]
+    assert fields == [
+        *("prefill", "1 × 8 × 1024 × 64", "60.0 ms", "30.0 ms", "**12.0 ms**", "5.00", "2.50"),
+        *("86 / 89", "1.0e-07 / 2.0e-07 / 3.0e-07", "1.0 / 2.0 / 3.0"),
+    ]
+    assert blank == ""
+    assert "2 threads of Abacus 9 (2 CPUs, 4 GiB, Linux x86_64), avx2" in caption
+    assert "; NumPy 2.0, torch 3.0, cpuattn 0.1; medians of 3 interleaved rounds." in caption
+    assert "fastest in 3 of 4 cells" in caption
+
+
+def test_page_has_every_cell_and_the_losses(site: Path) -> None:
+    report("--json", site / "a.json", "--root", site)
+    page = (site / "docs" / "benchmarks.md").read_text()
+    assert "- decode-4096, avx2, 1 thread: torch takes 0.750 times the time of cpuattn." in page
+    assert page.count("times the time of cpuattn") == 1
+    assert page.count("| NumPy |") == page.count("| torch |") == page.count("**cpuattn**") == 4
+    assert "## avx2, 1 thread (peak 100 GFLOP/s)" in page
+    assert "## avx2, 2 threads (peak 200 GFLOP/s)" in page
+    for picture in ("speed", "memory"):
+        assert f"(pictures/benchmark-{picture}.svg)" in page
+        drawing = (site / "docs" / "pictures" / f"benchmark-{picture}.svg").read_text()
+        assert drawing.startswith("<svg")
+    assert "prefill-1024" in (site / "docs" / "pictures" / "benchmark-speed.svg").read_text()
+
+
+@pytest.mark.parametrize("page", ["no markers\n", END + BEGIN, PAGE + PAGE])
+def test_report_needs_both_markers(page: str, site: Path) -> None:
+    (site / "README.md").write_text(page)
+    status, text = report("--json", site / "a.json", "--root", site)
+    assert status == 2
+    assert "README.md needs one line <!-- benchmark:begin -->" in text
+    assert (site / "README.md").read_text() == page
+
+
+def test_run_without_the_cases_of_the_readme(record: Record, site: Path) -> None:
+    for cell in record["cells"]:
+        cell["case"] = "another"
+    save(record, site / "a.json")
+    status, text = report("--json", site / "a.json", "--root", site)
+    assert (status, text.partition(":")[0]) == (2, "error")
+    assert "none of the cases that README.md shows: tiny-8, " in text
+    assert (site / "README.md").read_text() == PAGE
+
+
+def test_documentation_shows_the_stored_run() -> None:
+    _, _, rest = (ROOT / "README.md").read_text().partition(BEGIN)
+    table_there = rest.startswith("|")
+    if not table_there and not (ROOT / "benchmarks" / "results.json").exists():
+        pytest.skip("no run is stored, and README.md shows no table")
+    assert report("--check") == (0, "")

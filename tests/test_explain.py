@@ -1,0 +1,90 @@
+"""explain() tells the plan of a call without making it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cpuattn
+from cases import OPTIONS, Shape, make_case
+from oracle import Dtype
+
+KEYS = {
+    "kernel",
+    "isa",
+    "query_block",
+    "key_block",
+    "key_chunk",
+    "num_chunks",
+    "work_items",
+    "threads",
+    "scratch_bytes",
+    "copies",
+}
+
+
+@pytest.mark.parametrize("names", [(), *((name,) for name in OPTIONS), tuple(OPTIONS)], ids=str)
+@pytest.mark.parametrize("queries", [1, 100])
+def test_keys_and_types(names: tuple[str, ...], queries: int, isa: str, dtype: Dtype) -> None:
+    case = make_case(Shape(queries, 300), dtype, names)
+    plan = cpuattn.explain(*case.arrays, **case.options)
+    assert set(plan) == KEYS
+    assert plan["isa"] == isa
+    assert plan["kernel"] == ("decode" if queries == 1 else "forward")
+    assert plan["copies"] == []
+    numbers: dict[str, Any] = {**plan}
+    for name in KEYS - {"kernel", "isa", "copies"}:
+        assert isinstance(numbers[name], int)
+        assert numbers[name] > 0
+    assert plan["scratch_bytes"] <= plan["threads"] * 2**21
+
+
+@pytest.mark.parametrize("empty", ["batch", "heads", "queries"])
+def test_empty(empty: str) -> None:
+    sizes = {"batch": 2, "heads": 2, "queries": 3, "keys": 3} | {empty: 0}
+    arrays = Shape(**sizes, kv_heads=sizes["heads"]).arrays(np.random.default_rng(0), np.float32)
+    plan = cpuattn.explain(*arrays)
+    assert plan["kernel"] == "empty"
+    assert plan["scratch_bytes"] == 0
+
+
+@pytest.mark.usefixtures("isa")
+def test_how_keys_are_split_does_not_depend_on_the_threads() -> None:
+    for shape in (Shape(500, 700, heads=8), Shape(70, 9000), Shape(1, 30000, heads=8)):
+        arrays = shape.arrays(np.random.default_rng(0), np.float32)
+        plans: list[dict[str, Any]]
+        plans = [{**cpuattn.explain(*arrays, num_threads=n)} for n in (1, 2, 7, 64)]
+        for name in ("kernel", "key_block", "key_chunk", "num_chunks"):
+            assert len({plan[name] for plan in plans}) == 1
+
+
+def test_copies_are_named() -> None:
+    query, key, value = Shape(20, 30).arrays(np.random.default_rng(0), np.float32)
+    swapped = key.astype(key.dtype.newbyteorder())
+    for arrays, name in (((query, swapped, value), "key"), ((query, key, swapped), "value")):
+        copies = cpuattn.explain(*arrays)["copies"]
+        assert len(copies) == 1
+        assert name in copies[0]
+
+
+def test_nothing_is_computed_or_written() -> None:
+    arrays = Shape(20, 30).arrays(np.random.default_rng(0), np.float32)
+    out = np.full_like(arrays[0], 7)
+    cpuattn.explain(*arrays, out=out, return_lse=True)
+    assert (out == 7).all()
+    huge = np.broadcast_to(np.float32(1), (2**20, 2**20, 64))
+    assert cpuattn.explain(huge[:, :2], huge, huge)["work_items"] >= 2**20
+
+
+def test_instruction_sets(isa: str) -> None:
+    assert isa in {"avx512", "avx2", "neon", "scalar"}
+    assert cpuattn.isas()[-1] == "scalar"
+    assert len(set(cpuattn.isas())) == len(cpuattn.isas())
+
+
+def test_show_config_prints_what_is_used(isa: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cpuattn.show_config()
+    printed = capsys.readouterr().out
+    assert isa in printed
+    for name in cpuattn.isas():
+        assert name in printed

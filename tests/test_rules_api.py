@@ -1,0 +1,104 @@
+"""Every public name is documented in the same form, and the stub of _core is true."""
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import cpuattn
+
+SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.MULTILINE)
+
+
+def members(value: Any) -> dict[str, Any]:
+    """Give the public methods of a class, or the public names of a module."""
+    if isinstance(value, ModuleType):
+        return {name: getattr(value, name) for name in value.__all__}
+    if not inspect.isclass(value):
+        return {}
+    shown = {name: member for name, member in vars(value).items() if name[0] != "_"}
+    if "__call__" in vars(value):
+        shown["__call__"] = vars(value)["__call__"]
+    return shown
+
+
+PUBLIC = {name: getattr(cpuattn, name) for name in cpuattn.__all__}
+MEMBERS = {
+    f"{name}.{key}": member
+    for name, value in PUBLIC.items()
+    for key, member in members(value).items()
+}
+# What is called; the teaching functions of `reference` may be shorter than the rest.
+CALLED = {
+    name: value
+    for name, value in (PUBLIC | MEMBERS).items()
+    if callable(value) and not name.startswith("reference.")
+}
+
+
+def sections(value: object) -> dict[str, str]:
+    """Split a numpydoc docstring into its sections; the text before the first is ''."""
+    parts = SECTION.split(inspect.getdoc(value) or "")
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def documented(section: str) -> list[str]:
+    """Name the parameters of a section: `name : type`, `a, b : type` or `**options`."""
+    heads = re.findall(r"^(\*{0,2}\w[\w, *]*?)(?: ?:.*)?$", section, re.MULTILINE)
+    return [name.strip("* ") for head in heads for name in head.split(",")]
+
+
+def arguments(value: Callable[..., object]) -> list[str]:
+    """Name what a caller passes."""
+    return [name for name in inspect.signature(value).parameters if name != "self"]
+
+
+def test_all_lists_every_public_name() -> None:
+    assert sorted(cpuattn.__all__) == list(cpuattn.__all__)
+    assert len(set(cpuattn.__all__)) == len(cpuattn.__all__)
+
+
+@pytest.mark.parametrize("name", PUBLIC | MEMBERS)
+def test_summary_is_one_sentence(name: str) -> None:
+    first = (inspect.getdoc((PUBLIC | MEMBERS)[name]) or "").split("\n\n")[0]
+    assert re.fullmatch(r"[^\n]{5,99}\.", first), f"{name}: {first!r}"
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_parameters_are_documented(name: str) -> None:
+    section = sections(CALLED[name]).get("Parameters", "")
+    assert documented(section) == arguments(CALLED[name])
+
+
+def test_results_are_documented() -> None:
+    silent = {
+        name
+        for name, value in CALLED.items()
+        if not inspect.isclass(value)
+        and inspect.signature(value).return_annotation not in (None, "None")
+        and not {"Returns", "Yields"} & sections(value).keys()
+    }
+    assert silent == set()
+
+
+@pytest.mark.parametrize("name", ["attention", "attention_weights", "merge_attention"])
+def test_errors_and_examples_are_documented(name: str) -> None:
+    assert {"Raises", "Examples"} <= sections(CALLED[name]).keys()
+
+
+def test_stub_is_true(tmp_path: Path) -> None:
+    # In another folder, so that the installed package is looked at.
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", "cpuattn._core"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
