@@ -13,7 +13,9 @@ SOURCES = sorted(path for path in CPP.rglob("*.[ch]pp"))
 # the layers named here. "cpuattn" is the public C++ header.
 ARROWS = {
     "bindings": {"cpuattn"},
-    "attention": {"cpuattn", "call", "kernel", "plan", "registry", "threads"},
+    "attention": {"cpuattn", "call", "execute", "kernel", "plan", "registry", "threads"},
+    "execute": {"call", "kernel", "plan", "threads", "work"},
+    "work": {"call", "kernel", "plan"},
     "validate": {"cpuattn", "call", "kernel"},
     "call": {"cpuattn"},
     "plan": set(),

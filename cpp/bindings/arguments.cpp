@@ -23,7 +23,8 @@ py::object convert(const char* function, PyObject* object, const char* name) {
 }
 
 bool is_plain_array(PyObject* object) {
-  return reinterpret_cast<PyObject*>(Py_TYPE(object)) == reinterpret_cast<PyObject*>(npy_api::get().PyArray_Type_);
+  return reinterpret_cast<PyObject*>(Py_TYPE(object)) ==
+         reinterpret_cast<PyObject*>(npy_api::get().PyArray_Type_);
 }
 
 bool is_native(PyObject* array) {
@@ -97,10 +98,9 @@ bool readable_view(PyObject* array, const char* name, Arguments& parsed, View& v
 }
 
 const char* const kNames[kNumArguments] = {
-    "query",        "key",          "value",        "mask",         "bias",  "causal",
-    "window",       "query_offset", "key_lengths",  "query_segments", "key_segments",
-    "alibi_slopes", "sinks",        "softcap",      "scale",        "num_threads",
-    "return_lse",   "out"};
+    "query",  "key",          "value",       "mask",           "bias",         "causal",
+    "window", "query_offset", "key_lengths", "query_segments", "key_segments", "alibi_slopes",
+    "sinks",  "softcap",      "scale",       "num_threads",    "return_lse",   "out"};
 
 // What a query, key, value, mask or bias may be.
 View parse_array(PyObject* const* args, Argument a, const char* allowed, bool want_bool,
@@ -139,8 +139,8 @@ View parse_same_dtype(PyObject* const* args, Argument a, DType dtype, Arguments&
 View parse_small(PyObject* const* args, Argument a, DType dtype, Arguments& parsed) {
   View view;
   PyObject* array = args[a];
-  if (!is_plain_array(array) || !view_of(array, view) || view.dtype != dtype ||
-      !is_native(array) || !is_aligned(view, item_size(dtype))) {
+  if (!is_plain_array(array) || !view_of(array, view) || view.dtype != dtype || !is_native(array) ||
+      !is_aligned(view, item_size(dtype))) {
     parsed.kept.push_back(convert(dtype == DType::kInt64     ? "as_integers"
                                   : dtype == DType::kFloat32 ? "as_float32"
                                                              : "as_float64",
@@ -209,8 +209,7 @@ void parse_options(PyObject* const* args, Arguments& parsed) {
   const DType dtype = parsed.query.dtype;
   const auto given = [&](Argument a) { return args[a] != Py_None; };
   if (given(kMask)) {
-    options.mask =
-        parse_array(args, kMask, "it must be bool (for scores, use bias)", true, parsed);
+    options.mask = parse_array(args, kMask, "it must be bool (for scores, use bias)", true, parsed);
   }
   if (given(kBias)) options.bias = parse_float(args, kBias, parsed);
   options.causal = parse_bool(args[kCausal], "causal");
@@ -296,8 +295,8 @@ py::object new_array(DType dtype, int rank, const std::ptrdiff_t* shape, View& v
   for (int i = 0; i < rank; ++i) dims[i] = shape[i];
   PyObject* descr = api.PyArray_DescrFromType_(dtype == DType::kFloat32 ? npy_api::NPY_FLOAT_
                                                                         : npy_api::NPY_DOUBLE_);
-  PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, descr, rank, dims, nullptr,
-                                              nullptr, 0, nullptr);
+  PyObject* array =
+      api.PyArray_NewFromDescr_(api.PyArray_Type_, descr, rank, dims, nullptr, nullptr, 0, nullptr);
   if (!array) throw py::error_already_set();
   view_of(array, view);
   return py::reinterpret_steal<py::object>(array);

@@ -86,10 +86,9 @@ PyObject* core_attention(PyObject*, PyObject* const* args, Py_ssize_t count) {
     const Shapes shapes = infer_shapes(parsed.query, parsed.key, &parsed.value);
     const View shape = result_shape(shapes, shapes.value_dim);
     View output, lse;
-    py::object result =
-        args[kOut] == Py_None
-            ? new_array(parsed.query.dtype, shape.rank, shape.shape, output)
-            : take_output(args[kOut], parsed, output);
+    py::object result = args[kOut] == Py_None
+                            ? new_array(parsed.query.dtype, shape.rank, shape.shape, output)
+                            : take_output(args[kOut], parsed, output);
     py::object row_lse;
     if (args[kReturnLse] == Py_True) {
       row_lse = new_array(parsed.query.dtype, shape.rank - 1, shape.shape, lse);

@@ -8,6 +8,10 @@
 
 namespace cpuattn {
 
+inline std::ptrdiff_t element_size(DType dtype) {
+  return dtype == DType::kBool ? 1 : dtype == DType::kFloat32 ? 4 : 8;
+}
+
 // An operand broadcast to the batch of the call: strides in bytes, 0 where it is broadcast.
 struct Operand {
   char* data = nullptr;  // nullptr: not given
@@ -21,12 +25,12 @@ struct Operand {
 struct Call {
   Shapes shapes;
   DType dtype = DType::kFloat32;
-  Operand query, key, value, output, lse;     // stride: head, row, dim (lse: head, row)
-  Operand mask, bias;                         // head, row, key
-  Operand query_offset, key_lengths;          // none
-  Operand query_segments, key_segments;       // row or key
-  Operand alibi_slopes, sinks;                // head
-  std::ptrdiff_t left = 0, right = 0;         // window and causal together
+  Operand query, key, value, output, lse;  // stride: head, row, dim (lse: head, row)
+  Operand mask, bias;                      // head, row, key
+  Operand query_offset, key_lengths;       // none
+  Operand query_segments, key_segments;    // row or key
+  Operand alibi_slopes, sinks;             // head
+  std::ptrdiff_t left = 0, right = 0;      // window and causal together
   double scale = 1.0;
   double softcap = 0.0;
 };

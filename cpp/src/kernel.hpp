@@ -85,10 +85,10 @@ struct Work {
   Segments key_segments;
 
   double scale = 1.0;
-  double softcap = 0.0;                  // 0: off
-  const void* alibi_slopes = nullptr;    // one per head of the group, of the query's type
-  std::ptrdiff_t alibi_stride = 0;       // elements
-  const void* sinks = nullptr;           // likewise; added where normalise is set
+  double softcap = 0.0;                // 0: off
+  const void* alibi_slopes = nullptr;  // one per head of the group, of the query's type
+  std::ptrdiff_t alibi_stride = 0;     // elements
+  const void* sinks = nullptr;         // likewise; added where normalise is set
   std::ptrdiff_t sinks_stride = 0;
 
   // Results: row r of the output (divided by the sum if normalise), the largest score that it
@@ -116,10 +116,10 @@ struct Partial {
 
 // The kernels of one ISA for one element type.
 struct Kernels {
-  int lanes;        // elements per vector
-  int query_block;  // most rows of a forward or weights item
-  int decode_rows;  // most rows of a decode item
-  int key_block;    // keys per softmax update of the forward kernel
+  int lanes;         // elements per vector
+  int query_block;   // most rows of a forward or weights item
+  int decode_rows;   // most rows of a decode item
+  int key_block;     // keys per softmax update of the forward kernel
   int decode_block;  // and of the decode kernel
   void (*forward)(const Work&, void* scratch);
   void (*decode)(const Work&, void* scratch);

@@ -32,7 +32,7 @@ struct Plan {
   bool decode = false;
   std::ptrdiff_t key_chunk = 0;  // keys that are summed up apart from the others
   std::ptrdiff_t num_chunks = 1;
-  bool split = false;            // every chunk is a work item of its own
+  bool split = false;              // every chunk is a work item of its own
   std::ptrdiff_t query_block = 1;  // rows of one work item
   std::ptrdiff_t num_query_blocks = 0;
   std::ptrdiff_t work_items = 0;

@@ -51,7 +51,8 @@ const Isa& find_isa(const std::string& name, const char* source) {
   }
   throw std::invalid_argument(std::string(source) + "='" + name +
                               "' is not an instruction set that this CPU and build can run; "
-                              "valid are: " + valid);
+                              "valid are: " +
+                              valid);
 }
 
 std::atomic<const Isa*> chosen{nullptr};

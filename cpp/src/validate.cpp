@@ -20,10 +20,6 @@ std::string text(const std::ptrdiff_t* shape, int rank) {
 }
 std::string text(const View& view) { return text(view.shape, view.rank); }
 
-std::ptrdiff_t element_size(DType dtype) {
-  return dtype == DType::kBool ? 1 : dtype == DType::kFloat32 ? 4 : 8;
-}
-
 // Size of dimension `from_end` (1 is the last one); dimensions that are not there count as 1.
 std::ptrdiff_t size(const View& view, int from_end) {
   return from_end <= view.rank ? view.shape[view.rank - from_end] : 1;
@@ -97,8 +93,9 @@ Operand place_result(const char* name, const View& view, const Shapes& shapes, i
   const bool empty = std::find(view.shape, view.shape + rank, 0) != view.shape + rank;
   for (int i = 0; !empty && i < rank; ++i) {
     if (view.shape[i] > 1 && view.stride[i] == 0) {
-      fail(std::string(name) + " has elements that overlap (a stride of 0); it must be writable "
-                               "element by element");
+      fail(std::string(name) +
+           " has elements that overlap (a stride of 0); it must be writable "
+           "element by element");
     }
   }
   return broadcast(name, view, shapes, tail, expected, false);
@@ -171,14 +168,13 @@ void resolve_options(Call& call, const Options& options) {
          " is missing; query_segments and key_segments must be given together");
   }
   if (options.query_segments) {
-    call.query_segments = place_integers("query_segments", *options.query_segments, shapes, 1,
-                                         shapes.query_length);
+    call.query_segments =
+        place_integers("query_segments", *options.query_segments, shapes, 1, shapes.query_length);
     call.key_segments =
         place_integers("key_segments", *options.key_segments, shapes, 1, shapes.key_length);
   }
   if (options.alibi_slopes) {
-    call.alibi_slopes =
-        place_per_head("alibi_slopes", *options.alibi_slopes, shapes, call.dtype);
+    call.alibi_slopes = place_per_head("alibi_slopes", *options.alibi_slopes, shapes, call.dtype);
   }
   if (options.sinks) {
     if (options.sinks->rank != 1) {
@@ -193,9 +189,10 @@ void resolve_options(Call& call, const Options& options) {
       fail("softcap is " + std::to_string(call.softcap) + "; it must be positive and finite");
     }
   }
-  call.scale = options.scale ? *options.scale
-                             : 1.0 / std::sqrt(static_cast<double>(
-                                         std::max<std::ptrdiff_t>(shapes.head_dim, 1)));
+  call.scale =
+      options.scale
+          ? *options.scale
+          : 1.0 / std::sqrt(static_cast<double>(std::max<std::ptrdiff_t>(shapes.head_dim, 1)));
   if (!std::isfinite(call.scale)) {
     fail("scale is " + std::to_string(call.scale) + "; it must be finite");
   }

@@ -1,8 +1,8 @@
-from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, type_check_only
 
 from numpy.typing import NDArray
 
+@type_check_only
 class Config(TypedDict):
     version: str
     compiler: str
@@ -12,6 +12,7 @@ class Config(TypedDict):
     isa: str
     num_threads: int
 
+@type_check_only
 class Plan(TypedDict):
     kernel: str
     isa: str

@@ -1,7 +1,5 @@
 // The C++ API: results against a plain double loop for every ISA and thread count, calls inside of
 // another OpenMP region, memory that ends at a page that may not be touched, and interrupts.
-#include "cpuattn/attention.hpp"
-
 #include <omp.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -13,6 +11,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "cpuattn/attention.hpp"
 
 namespace {
 
@@ -56,7 +55,8 @@ double error(const Array& q, const Array& k, const Array& v, const Array& out, b
       double sum = 0;
       for (std::ptrdiff_t j = 0; j < end; ++j) {
         double score = 0;
-        for (std::ptrdiff_t d = 0; d < dims; ++d) score += double(q.at(h, i, d)) * k.at(h / group, j, d);
+        for (std::ptrdiff_t d = 0; d < dims; ++d)
+          score += double(q.at(h, i, d)) * k.at(h / group, j, d);
         weight.push_back(std::exp(score / std::sqrt(double(dims))));
         sum += weight.back();
       }
@@ -76,7 +76,7 @@ void results() {
   struct Case {
     std::ptrdiff_t heads, kv_heads, query_length, key_length, head_dim, value_dim;
   };
-  const Case cases[] = {{2, 2, 1, 1, 1, 1},    {4, 2, 3, 700, 15, 40}, {2, 1, 65, 97, 64, 64},
+  const Case cases[] = {{2, 2, 1, 1, 1, 1},      {4, 2, 3, 700, 15, 40}, {2, 1, 65, 97, 64, 64},
                         {1, 1, 130, 2200, 8, 5}, {6, 2, 40, 40, 80, 17}, {1, 1, 2, 1500, 33, 70}};
   for (const std::string& isa : cpuattn::isa_names()) {
     cpuattn::use_isa_name(isa);
@@ -123,7 +123,8 @@ struct Guarded {
   std::size_t bytes, page;
   unsigned char* base;
 
-  explicit Guarded(std::size_t n) : bytes(n), page(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))) {
+  explicit Guarded(std::size_t n)
+      : bytes(n), page(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))) {
     const std::size_t size = (bytes / page + 2) * page;
     base = static_cast<unsigned char*>(
         mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -142,7 +143,8 @@ void stays_inside() {
     for (std::ptrdiff_t rows : {1, 3, 9, 1030}) {
       for (std::ptrdiff_t keys : {1, 17, 65}) {
         for (std::ptrdiff_t dims : {1, 7, 8, 19}) {
-          Array q(3, rows, dims, 1), k(3, keys, dims, 2), v(3, keys, dims, 3), out(3, rows, dims, 4);
+          Array q(3, rows, dims, 1), k(3, keys, dims, 2), v(3, keys, dims, 3),
+              out(3, rows, dims, 4);
           for (Array* array : {&q, &k, &v, &out}) Guarded(array->data.size() * 4).hold(*array);
           cpuattn::attention(q.view, k.view, v.view, out.view, nullptr, {});
           std::memcpy(out.data.data(), out.view.data, out.data.size() * 4);

@@ -1,12 +1,11 @@
 // The plan: every row and key exactly once, no dependence of sums on threads, and busy threads.
-#include "plan.hpp"
-
 #include <algorithm>
 #include <queue>
 #include <string>
 #include <vector>
 
 #include "check.hpp"
+#include "plan.hpp"
 
 namespace {
 
@@ -34,10 +33,10 @@ Case make_case(std::ptrdiff_t batch, std::ptrdiff_t heads, std::ptrdiff_t kv_hea
   const std::ptrdiff_t numbers[] = {batch, heads, kv_heads, query_length, key_length, head_dim};
   std::string name = causal ? "causal" : "full";
   for (std::ptrdiff_t n : numbers) name += " " + std::to_string(n);
-  return {name,
-          {batch, kv_heads, heads / kv_heads, query_length, key_length, head_dim, head_dim, 4,
-           causal},
-          causal};
+  return {
+      name,
+      {batch, kv_heads, heads / kv_heads, query_length, key_length, head_dim, head_dim, 4, causal},
+      causal};
 }
 
 std::vector<Case> benchmark_cases() {
@@ -72,8 +71,7 @@ double cost(const Case& c, const PlanLimits& limits, const Plan& plan, const Ite
     const std::ptrdiff_t last_query = (item.first_row + item.num_rows - 1) / c.shape.group;
     end = std::min(end, last_query + c.shape.key_length - c.shape.query_length + 1);
   }
-  return static_cast<double>(width) *
-         static_cast<double>(std::max(end - begin, std::ptrdiff_t{0}));
+  return static_cast<double>(width) * static_cast<double>(std::max(end - begin, std::ptrdiff_t{0}));
 }
 
 // Share of the time that the threads of the plan are busy, when each takes the next item as soon
@@ -165,7 +163,8 @@ void sums_do_not_follow_threads() {
       const Plan one = make_plan({1, 1, 1, rows, keys, 64, 64, 4, false}, kAvx512, 1);
       for (int threads : {2, 7, 256}) {
         for (std::ptrdiff_t batch : {1, 5}) {
-          const Plan many = make_plan({batch, 4, 1, rows, keys, 64, 64, 4, false}, kAvx512, threads);
+          const Plan many =
+              make_plan({batch, 4, 1, rows, keys, 64, 64, 4, false}, kAvx512, threads);
           test::check(one.decode == many.decode && one.key_chunk == many.key_chunk &&
                           one.num_chunks == many.num_chunks,
                       "chunks are the same");
@@ -185,8 +184,9 @@ void memory_is_bounded() {
 }
 
 void empty_calls_have_no_items() {
-  for (const PlanShape& shape : {PlanShape{0, 2, 1, 3, 4, 5, 5, 4, false}, PlanShape{1, 0, 1, 3, 4, 5, 5, 4, false},
-                                 PlanShape{1, 2, 1, 0, 4, 5, 5, 4, false}}) {
+  for (const PlanShape& shape :
+       {PlanShape{0, 2, 1, 3, 4, 5, 5, 4, false}, PlanShape{1, 0, 1, 3, 4, 5, 5, 4, false},
+        PlanShape{1, 2, 1, 0, 4, 5, 5, 4, false}}) {
     test::check(make_plan(shape, kAvx512, 4).work_items == 0, "nothing to do");
   }
   const Plan plan = make_plan({1, 1, 1, 3, 0, 5, 5, 4, false}, kAvx512, 4);

@@ -56,21 +56,27 @@ struct VecTest {
     each("mul", [](Vec a, Vec b, Vec) { return V::mul(a, b); }, [](T a, T b, T) { return a * b; });
     each("div", [](Vec a, Vec b, Vec) { return V::div(a, b); }, [](T a, T b, T) { return a / b; });
     const bool fused = std::string(CPUATTN_TEST_ISA) != "scalar";
-    each("fma", [](Vec a, Vec b, Vec c) { return V::fma(a, b, c); },
-         [&](T a, T b, T c) { return fused ? std::fma(a, b, c) : a * b + c; });
-    each("max", [](Vec a, Vec b, Vec) { return V::max(a, b); },
-         [](T a, T b, T) { return a > b ? a : b; });
-    each("min", [](Vec a, Vec b, Vec) { return V::min(a, b); },
-         [](T a, T b, T) { return a < b ? a : b; });
+    each(
+        "fma", [](Vec a, Vec b, Vec c) { return V::fma(a, b, c); },
+        [&](T a, T b, T c) { return fused ? std::fma(a, b, c) : a * b + c; });
+    each(
+        "max", [](Vec a, Vec b, Vec) { return V::max(a, b); },
+        [](T a, T b, T) { return a > b ? a : b; });
+    each(
+        "min", [](Vec a, Vec b, Vec) { return V::min(a, b); },
+        [](T a, T b, T) { return a < b ? a : b; });
   }
 
   void comparisons() const {
-    each("less", [](Vec a, Vec b, Vec c) { return V::select(V::less(a, b), a, c); },
-         [](T a, T b, T c) { return a < b ? a : c; });
-    each("equal", [](Vec a, Vec b, Vec c) { return V::select(V::equal(a, b), b, c); },
-         [](T a, T b, T c) { return a == b ? b : c; });
-    each("is_nan", [](Vec a, Vec b, Vec c) { return V::select(V::is_nan(a), b, c); },
-         [](T a, T b, T c) { return std::isnan(a) ? b : c; });
+    each(
+        "less", [](Vec a, Vec b, Vec c) { return V::select(V::less(a, b), a, c); },
+        [](T a, T b, T c) { return a < b ? a : c; });
+    each(
+        "equal", [](Vec a, Vec b, Vec c) { return V::select(V::equal(a, b), b, c); },
+        [](T a, T b, T c) { return a == b ? b : c; });
+    each(
+        "is_nan", [](Vec a, Vec b, Vec c) { return V::select(V::is_nan(a), b, c); },
+        [](T a, T b, T c) { return std::isnan(a) ? b : c; });
     for (int lane = 0; lane <= kLanes; ++lane) {
       std::vector<T> x(kLanes, T(0));
       if (lane < kLanes) x[static_cast<std::size_t>(lane)] = std::nan("");

@@ -30,20 +30,20 @@ struct View {
 
 // Every option of one call; what is not set is off. Shapes in brackets may be broadcast.
 struct Options {
-  std::optional<View> mask;            // bool [..., Hq, Lq, Lk]: true = may attend
-  std::optional<View> bias;            // float [..., Hq, Lq, Lk]: added to the scaled scores
-  bool causal = false;                 // query i sees key j only if j <= i + query_offset
+  std::optional<View> mask;                  // bool [..., Hq, Lq, Lk]: true = may attend
+  std::optional<View> bias;                  // float [..., Hq, Lq, Lk]: added to the scaled scores
+  bool causal = false;                       // query i sees key j only if j <= i + query_offset
   std::optional<std::int64_t> window_left;   // and only if j >= i + query_offset - window_left
   std::optional<std::int64_t> window_right;  // and only if j <= i + query_offset + window_right
-  std::optional<View> query_offset;    // int64 [...]: default (key_lengths or Lk) - Lq
-  std::optional<View> key_lengths;     // int64 [...]: only keys [0, n) take part
-  std::optional<View> query_segments;  // int64 [..., Lq] and
-  std::optional<View> key_segments;    // int64 [..., Lk]: attend only within equal ids
-  std::optional<View> alibi_slopes;    // [Hq] or [..., Hq], query's dtype: adds -slope * |distance|
-  std::optional<View> sinks;           // [Hq], query's dtype: one more logit in the denominator
-  std::optional<double> softcap;       // s -> softcap * tanh(s / softcap)
-  std::optional<double> scale;         // default 1 / sqrt(D)
-  int num_threads = 0;                 // of this call; 0: get_num_threads()
+  std::optional<View> query_offset;          // int64 [...]: default (key_lengths or Lk) - Lq
+  std::optional<View> key_lengths;           // int64 [...]: only keys [0, n) take part
+  std::optional<View> query_segments;        // int64 [..., Lq] and
+  std::optional<View> key_segments;          // int64 [..., Lk]: attend only within equal ids
+  std::optional<View> alibi_slopes;  // [Hq] or [..., Hq], query's dtype: adds -slope * |distance|
+  std::optional<View> sinks;         // [Hq], query's dtype: one more logit in the denominator
+  std::optional<double> softcap;     // s -> softcap * tanh(s / softcap)
+  std::optional<double> scale;       // default 1 / sqrt(D)
+  int num_threads = 0;               // of this call; 0: get_num_threads()
 
   // Asked about every 50 ms on the calling thread; true ends the call with Interrupted.
   bool (*should_stop)(void*) = nullptr;

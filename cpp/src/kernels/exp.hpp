@@ -21,8 +21,8 @@ struct ExpCoefficients<float> {
   static constexpr float kLn2High = 0x1.62e4p-1f;
   static constexpr float kLn2Low = 0x1.7f7d1cp-20f;
   // exp(r) on |r| <= ln 2 / 2, highest power first; relative error 3.1e-9.
-  static constexpr float kExp[] = {0x1.6a244ep-10f, 0x1.1239d4p-7f, 0x1.5558f2p-5f,
-                                   0x1.555492p-3f, 0x1.fffffcp-2f, 1.0f, 1.0f};
+  static constexpr float kExp[] = {
+      0x1.6a244ep-10f, 0x1.1239d4p-7f, 0x1.5558f2p-5f, 0x1.555492p-3f, 0x1.fffffcp-2f, 1.0f, 1.0f};
   // (tanh(y) / y - 1) / y^2 in powers of y^2 on |y| <= 0.625; relative error 4.4e-9.
   static constexpr float kTanh[] = {-0x1.75e1ccp-8f, 0x1.52269cp-6f, -0x1.b83c5ap-5f,
                                     0x1.110726p-3f, -0x1.555532p-2f};
@@ -35,15 +35,23 @@ struct ExpCoefficients<double> {
   static constexpr double kLn2High = 0x1.62e42fefa3000p-1;
   static constexpr double kLn2Low = 0x1.3de6af278ece6p-42;
   // Relative error 3.7e-18.
-  static constexpr double kExp[] = {
-      0x1.ad7f75b4eb916p-26, 0x1.28ad6899de2afp-22, 0x1.71df253d2f8d5p-19, 0x1.a0199a16ebe3dp-16,
-      0x1.a01a012a68843p-13, 0x1.6c16c18426692p-10, 0x1.1111111127b9ep-7,  0x1.555555555088cp-5,
-      0x1.55555555554fap-3,  0x1.000000000000ap-1,  1.0,                   1.0};
+  static constexpr double kExp[] = {0x1.ad7f75b4eb916p-26,
+                                    0x1.28ad6899de2afp-22,
+                                    0x1.71df253d2f8d5p-19,
+                                    0x1.a0199a16ebe3dp-16,
+                                    0x1.a01a012a68843p-13,
+                                    0x1.6c16c18426692p-10,
+                                    0x1.1111111127b9ep-7,
+                                    0x1.555555555088cp-5,
+                                    0x1.55555555554fap-3,
+                                    0x1.000000000000ap-1,
+                                    1.0,
+                                    1.0};
   // Relative error 3.8e-19.
   static constexpr double kTanh[] = {
-      0x1.9580c1c11c50dp-18,  -0x1.fa7517053d2e6p-16, 0x1.800616431ced0p-14, -0x1.f10cb3754ebb6p-13,
-      0x1.350ae1870712fp-11,  -0x1.7d9c1d5907748p-10, 0x1.d6d3584e2bfc9p-9,  -0x1.226e32c13039ep-7,
-      0x1.664f487037633p-6,   -0x1.ba1ba1b9ce665p-5,  0x1.1111111110c03p-3,  -0x1.5555555555552p-2};
+      0x1.9580c1c11c50dp-18, -0x1.fa7517053d2e6p-16, 0x1.800616431ced0p-14, -0x1.f10cb3754ebb6p-13,
+      0x1.350ae1870712fp-11, -0x1.7d9c1d5907748p-10, 0x1.d6d3584e2bfc9p-9,  -0x1.226e32c13039ep-7,
+      0x1.664f487037633p-6,  -0x1.ba1ba1b9ce665p-5,  0x1.1111111110c03p-3,  -0x1.5555555555552p-2};
 };
 
 // Horner's rule, unrolled; `unsigned` length so that the loop bound is a constant. A factor that is

@@ -77,9 +77,8 @@ struct ValueBlock {
 // as NaN or inf, it is done again with the hidden keys left out: an unmasked NaN stays exactly
 // where it belongs. What is hidden is found by masking a block of zeros.
 template <class V, int kVecs>
-[[gnu::noinline]] void accumulate_visible(ValueBlock<V, kVecs>& block, std::ptrdiff_t dim,
-                                          int dims, int first, int cols,
-                                          typename V::Element* outputs) {
+[[gnu::noinline]] void accumulate_visible(ValueBlock<V, kVecs>& block, std::ptrdiff_t dim, int dims,
+                                          int first, int cols, typename V::Element* outputs) {
   constexpr int kRows = kVecs * V::kLanes;
   const std::ptrdiff_t count = block.span.size();
   if (!block.traced) {
@@ -140,8 +139,7 @@ template <class V, int kVecs, int kDims, bool kCheck>
 
 template <class V, int kVecs>
 void accumulate_values(ValueBlock<V, kVecs>& block, typename V::Element* outputs) {
-  const bool check =
-      block.span.cover != Cover::kAll || block.work.bias.type != ScoreType::kNone;
+  const bool check = block.span.cover != Cover::kAll || block.work.bias.type != ScoreType::kNone;
   for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(
       0, block.work.value_dim, [&](auto size, std::ptrdiff_t dim) {
         constexpr int kDims = decltype(size)::value;
@@ -231,8 +229,7 @@ void store_output(const Work& work, const Sums<V, kVecs>& sums) {
 template <class V, int kVecs>
 void score_span(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
                 KeySpan span, const ForwardScratch<V, kVecs>& scratch) {
-  const auto keys =
-      dense_rows(work.key, span.begin, span.end, work.head_dim, scratch.copy);
+  const auto keys = dense_rows(work.key, span.begin, span.end, work.head_dim, scratch.copy);
   score_block<V, kVecs>(keys.data, keys.stride, span.size(), work.head_dim, scratch.queries,
                         scratch.scores);
   if (work.softcap != 0) {
@@ -256,10 +253,9 @@ bool sum_keys(const Work& work, const RowBlock<typename V::Element, kVecs * V::k
     if (span.cover == Cover::kNone) continue;
     score_span(work, rows, span, scratch);
     update_softmax(sums.state, scratch.scores, span.begin - begin, span.size());
-    const auto values =
-        dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
-    ValueBlock<V, kVecs> block{work,           rows,               span,           values,
-                               scratch.scores, sums.state.rescale, scratch.visible};
+    const auto values = dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
+    ValueBlock<V, kVecs> block{
+        work, rows, span, values, scratch.scores, sums.state.rescale, scratch.visible};
     accumulate_values(block, sums.outputs);
   }
   return true;

@@ -77,8 +77,7 @@ KeySpan cover_block(const Work& work, const RowBlock<T, kRows>& rows, std::ptrdi
                Cover::kAll};
   if (span.begin >= span.end) return {begin, begin, Cover::kNone};
   if (work.key_segments.data) {
-    span.cover =
-        cover_segments(work, rows.segment_min, rows.segment_max, span.begin, span.end);
+    span.cover = cover_segments(work, rows.segment_min, rows.segment_max, span.begin, span.end);
     if (span.cover == Cover::kNone) return span;
   }
   if (work.mask.type != ScoreType::kNone) {
@@ -123,8 +122,7 @@ T masked_score(const Work& work, const RowBlock<T, kRows>& rows, int r, std::ptr
   }
   const bool visible =
       rows.lo[r] <= key && key < rows.hi[r] &&
-      (work.mask.type == ScoreType::kNone ||
-       rows.mask[r][key * work.mask.key_stride_bytes] != 0) &&
+      (work.mask.type == ScoreType::kNone || rows.mask[r][key * work.mask.key_stride_bytes] != 0) &&
       (!work.key_segments.data ||
        rows.segment[r] == work.key_segments.data[key * work.key_segments.stride]);
   return visible ? score : hidden;
@@ -198,8 +196,7 @@ void add_alibi(const RowBlock<typename V::Element, kVecs * V::kLanes>& rows, Key
     for (std::ptrdiff_t j = 0; j < span.size(); ++j) {
       const auto distance = V::sub(V::load(first), V::set1(static_cast<T>(j)));
       auto* score = scores + (j * kVecs + n) * V::kLanes;
-      V::store(score, V::fma(slope, V::max(V::sub(V::zero(), distance), distance),
-                             V::load(score)));
+      V::store(score, V::fma(slope, V::max(V::sub(V::zero(), distance), distance), V::load(score)));
     }
   }
 }

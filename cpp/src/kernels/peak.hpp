@@ -1,4 +1,5 @@
-// The most multiply-adds that this ISA does: the yardstick of the benchmark, not a part of attention.
+// The most multiply-adds that this ISA does: the yardstick of the benchmark, not a part of
+// attention.
 #pragma once
 
 #include <cstddef>
@@ -7,11 +8,11 @@ namespace cpuattn {
 namespace {
 
 // `rounds` times as many multiply-adds as fit into the registers, none waiting for another:
-// 24 chains hide a latency of 4 to 6 cycles on up to 4 units. Returns their sum, so that the
+// 12 chains hide a latency of 4 cycles on up to 3 units. Returns their sum, so that the
 // compiler must do them.
 template <class V>
 double multiply_add(std::ptrdiff_t rounds, std::ptrdiff_t* operations) {
-  constexpr int kChains = V::kRegisters == 32 ? 24 : 12;
+  constexpr int kChains = V::kAccumulators;
   using T = typename V::Element;
   const auto a = V::set1(T(1.0001)), b = V::set1(T(-0.0001));
   typename V::Vec sum[kChains];

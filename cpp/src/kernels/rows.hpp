@@ -48,9 +48,8 @@ void describe_row(const Work& work, RowBlock<T, kRows>& rows, int r) {
   rows.bias[r] = row_of(work.bias, head, query);
   rows.segment[r] =
       work.query_segments.data ? work.query_segments.data[query * work.query_segments.stride] : 0;
-  rows.slope[r] = work.alibi_slopes
-                      ? static_cast<const T*>(work.alibi_slopes)[head * work.alibi_stride]
-                      : T(0);
+  rows.slope[r] =
+      work.alibi_slopes ? static_cast<const T*>(work.alibi_slopes)[head * work.alibi_stride] : T(0);
 }
 
 template <class T, int kRows>

@@ -12,8 +12,8 @@
 namespace cpuattn {
 namespace {
 
-// Per row: the largest score so far, the sum of the weights relative to it, and by how much the last
-// block shrank what was summed before it.
+// Per row: the largest score so far, the sum of the weights relative to it, and by how much the
+// last block shrank what was summed before it.
 template <class V, int kVecs>
 struct SoftmaxState {
   static constexpr int kRows = kVecs * V::kLanes;

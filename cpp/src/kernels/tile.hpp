@@ -23,9 +23,7 @@ struct UnitStride {
 
 // 12 rows are enough to hide the latency of one multiply-add even with a single column.
 template <class V, int kCols>
-constexpr int kTileRows = (V::kRegisters == 32 ? 24 : 12) / kCols < 12
-                              ? (V::kRegisters == 32 ? 24 : 12) / kCols
-                              : 12;
+constexpr int kTileRows = V::kAccumulators / kCols < 12 ? V::kAccumulators / kCols : 12;
 
 template <class V, int kRows, int kCols>
 struct Tile {

@@ -15,7 +15,7 @@ struct Avx2F32 {
   using Vec = __m256;
   using Mask = __m256;  // all bits of a lane set or clear
   static constexpr int kLanes = 8;
-  static constexpr int kRegisters = 16;
+  static constexpr int kAccumulators = 12;
   static constexpr int kBlockVecs = 8;
   static constexpr int kTileVecs = 2;
 
@@ -42,8 +42,7 @@ struct Avx2F32 {
       for (std::ptrdiff_t i = 0; i < n; ++i) bytes[i] = p[i];
     }
     const __m128i packed = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
-    const __m256i clear =
-        _mm256_cmpeq_epi32(_mm256_cvtepu8_epi32(packed), _mm256_setzero_si256());
+    const __m256i clear = _mm256_cmpeq_epi32(_mm256_cvtepu8_epi32(packed), _mm256_setzero_si256());
     return _mm256_and_ps(_mm256_castsi256_ps(clear), set1(-INFINITY));
   }
 
@@ -56,10 +55,9 @@ struct Avx2F32 {
   static Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
   static Vec round(Vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT); }
   static Vec mul_pow2(Vec p, Vec n) {
-    const __m256i exponent =
-        _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    const __m256i power = _mm256_slli_epi32(
-        _mm256_max_epi32(exponent, _mm256_setzero_si256()), 23);  // 2^-127 and less become 0
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    const __m256i power = _mm256_slli_epi32(_mm256_max_epi32(exponent, _mm256_setzero_si256()),
+                                            23);  // 2^-127 and less become 0
     return mul(p, _mm256_castsi256_ps(power));
   }
 
@@ -77,20 +75,21 @@ struct Avx2F32 {
   static void transpose(Vec (&v)[kLanes]) {
     Vec t[8];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
+    for (std::ptrdiff_t i = 0; i < 4; ++i) {
       t[2 * i] = _mm256_unpacklo_ps(v[2 * i], v[2 * i + 1]);
       t[2 * i + 1] = _mm256_unpackhi_ps(v[2 * i], v[2 * i + 1]);
     }
     Vec u[8];
 #pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {  // half h of u[i + k] is column 4h + k of rows i to i + 3
+    for (std::ptrdiff_t i = 0; i < 8;
+         i += 4) {  // half h of u[i + k] is column 4h + k of rows i to i + 3
       u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
       u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
       u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
       u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
+    for (std::ptrdiff_t k = 0; k < 4; ++k) {
       v[k] = _mm256_permute2f128_ps(u[k], u[k + 4], 0x20);
       v[k + 4] = _mm256_permute2f128_ps(u[k], u[k + 4], 0x31);
     }
@@ -103,7 +102,7 @@ struct Avx2F64 {
   using Vec = __m256d;
   using Mask = __m256d;
   static constexpr int kLanes = 4;
-  static constexpr int kRegisters = 16;
+  static constexpr int kAccumulators = 12;
   static constexpr int kBlockVecs = 8;
   static constexpr int kTileVecs = 2;
 
@@ -123,7 +122,7 @@ struct Avx2F64 {
   }
   static Vec load_bool(const unsigned char* p, std::ptrdiff_t n) {
     double score[4];
-    for (int i = 0; i < 4; ++i) score[i] = i < n && p[i] != 0 ? 0.0 : -INFINITY;
+    for (std::ptrdiff_t i = 0; i < 4; ++i) score[i] = i < n && p[i] != 0 ? 0.0 : -INFINITY;
     return load(score);
   }
 

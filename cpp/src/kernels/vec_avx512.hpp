@@ -15,7 +15,7 @@ struct Avx512F32 {
   using Vec = __m512;
   using Mask = __mmask16;
   static constexpr int kLanes = 16;
-  static constexpr int kRegisters = 32;
+  static constexpr int kAccumulators = 24;
   static constexpr int kBlockVecs = 4;
   static constexpr int kTileVecs = 4;
 
@@ -56,9 +56,9 @@ struct Avx512F32 {
   static Vec sum_each(const Vec (&v)[kLanes]) {
     Vec pairs[8], quads[4];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) pairs[i] = fold_pairs(v[2 * i], v[2 * i + 1]);
+    for (std::ptrdiff_t i = 0; i < 8; ++i) pairs[i] = fold_pairs(v[2 * i], v[2 * i + 1]);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) quads[i] = fold_quads(pairs[2 * i], pairs[2 * i + 1]);
+    for (std::ptrdiff_t i = 0; i < 4; ++i) quads[i] = fold_quads(pairs[2 * i], pairs[2 * i + 1]);
     const Vec low = fold_halves(quads[0], quads[1]);
     const Vec high = fold_halves(quads[2], quads[3]);
     // Each quarter of `low` holds the sums of quads[0] or quads[1] over half of the lanes.
@@ -67,19 +67,20 @@ struct Avx512F32 {
   static void transpose(Vec (&v)[kLanes]) {
     __m512 t[16];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
+    for (std::ptrdiff_t i = 0; i < 8; ++i) {
       t[2 * i] = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]);
       t[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {  // v[i + k] now holds columns k, k + 4, k + 8, k + 12
+    for (std::ptrdiff_t i = 0; i < 16;
+         i += 4) {  // v[i + k] now holds columns k, k + 4, k + 8, k + 12
       v[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
       v[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
       v[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
       v[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
+    for (std::ptrdiff_t k = 0; k < 4; ++k) {
       const Vec a = _mm512_shuffle_f32x4(v[k], v[k + 4], 0x88);
       const Vec b = _mm512_shuffle_f32x4(v[k], v[k + 4], 0xdd);
       const Vec c = _mm512_shuffle_f32x4(v[k + 8], v[k + 12], 0x88);
@@ -90,7 +91,7 @@ struct Avx512F32 {
       t[k + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) v[i] = t[i];
+    for (std::ptrdiff_t i = 0; i < 16; ++i) v[i] = t[i];
   }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
@@ -113,7 +114,7 @@ struct Avx512F64 {
   using Vec = __m512d;
   using Mask = __mmask8;
   static constexpr int kLanes = 8;
-  static constexpr int kRegisters = 32;
+  static constexpr int kAccumulators = 24;
   static constexpr int kBlockVecs = 4;
   static constexpr int kTileVecs = 4;
 
@@ -154,7 +155,7 @@ struct Avx512F64 {
   static Vec sum_each(const Vec (&v)[kLanes]) {
     Vec pairs[4];  // pairs[i]: quarters of sums of two lanes of v[2i] and v[2i + 1]
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
+    for (std::ptrdiff_t i = 0; i < 4; ++i) {
       pairs[i] = _mm512_add_pd(_mm512_unpacklo_pd(v[2 * i], v[2 * i + 1]),
                                _mm512_unpackhi_pd(v[2 * i], v[2 * i + 1]));
     }
@@ -163,12 +164,13 @@ struct Avx512F64 {
   static void transpose(Vec (&v)[kLanes]) {
     __m512d t[8];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
+    for (std::ptrdiff_t i = 0; i < 4; ++i) {
       t[2 * i] = _mm512_unpacklo_pd(v[2 * i], v[2 * i + 1]);
       t[2 * i + 1] = _mm512_unpackhi_pd(v[2 * i], v[2 * i + 1]);
     }
 #pragma GCC unroll 2
-    for (int k = 0; k < 2; ++k) {  // quarter q of t[2i + k] holds column 2q + k of rows 2i, 2i + 1
+    for (std::ptrdiff_t k = 0; k < 2;
+         ++k) {  // quarter q of t[2i + k] holds column 2q + k of rows 2i, 2i + 1
       const Vec a = _mm512_shuffle_f64x2(t[k], t[k + 2], 0x88);
       const Vec b = _mm512_shuffle_f64x2(t[k], t[k + 2], 0xdd);
       const Vec c = _mm512_shuffle_f64x2(t[k + 4], t[k + 6], 0x88);

@@ -15,7 +15,7 @@ struct NeonF32 {
   using Vec = float32x4_t;
   using Mask = uint32x4_t;
   static constexpr int kLanes = 4;
-  static constexpr int kRegisters = 32;
+  static constexpr int kAccumulators = 24;
   static constexpr int kBlockVecs = 8;
   static constexpr int kTileVecs = 4;
 
@@ -78,7 +78,7 @@ struct NeonF64 {
   using Vec = float64x2_t;
   using Mask = uint64x2_t;
   static constexpr int kLanes = 2;
-  static constexpr int kRegisters = 32;
+  static constexpr int kAccumulators = 24;
   static constexpr int kBlockVecs = 8;
   static constexpr int kTileVecs = 4;
 
@@ -113,8 +113,7 @@ struct NeonF64 {
   static Vec mul_pow2(Vec p, Vec n) {
     const int64x2_t exponent = vaddq_s64(vcvtq_s64_f64(n), vdupq_n_s64(1023));
     const uint64x2_t normal = vcgtq_s64(exponent, vdupq_n_s64(0));
-    const uint64x2_t power =
-        vshlq_n_u64(vandq_u64(vreinterpretq_u64_s64(exponent), normal), 52);
+    const uint64x2_t power = vshlq_n_u64(vandq_u64(vreinterpretq_u64_s64(exponent), normal), 52);
     return mul(p, vreinterpretq_f64_u64(power));
   }
 

@@ -1,7 +1,8 @@
-// The interface that every ISA implements, documented here in plain C++. The other vec_*.hpp
-// files have the same names over intrinsics; tests/cpp/test_vec.cpp holds each against this.
+// The interface that every ISA implements, documented here without intrinsics. The other vec_*.hpp
+// files have the same names over intrinsics; tests/cpp/test_vec.cpp holds each against plain C++.
 //
-// Four floats or two doubles per vector: compilers turn these loops into SSE2 or NEON.
+// Four floats or two doubles per vector, by the vector extension of GCC and Clang: SSE2 on x86-64,
+// and whatever else the compiler makes of it elsewhere.
 #pragma once
 
 #include <math.h>  // not <cmath>: its inline overloads could be shared between ISA files
@@ -17,21 +18,19 @@ template <class T>
 struct ScalarVec {
   using Element = T;
   static constexpr int kLanes = 16 / sizeof(T);
-  static constexpr int kRegisters = 16;  // chooses the register tiles
-  static constexpr int kBlockVecs = 4;   // query block = kBlockVecs * kLanes rows
-  static constexpr int kTileVecs = 2;    // vectors of queries in a register tile
+  static constexpr int kAccumulators = 8;  // vectors that a register tile may sum up in
+  static constexpr int kBlockVecs = 4;     // query block = kBlockVecs * kLanes rows
+  static constexpr int kTileVecs = 2;      // vectors of queries in a register tile
 
-  struct Vec {
-    T lane[kLanes];
-  };
-  struct Mask {
-    bool lane[kLanes];
-  };
+  using Bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+  typedef T Vec __attribute__((vector_size(16)));
+  typedef Bits Mask __attribute__((vector_size(16)));  // all bits of a lane set or clear
 
   template <class F>
   static Vec map(F f) {
     Vec r;
-    for (int i = 0; i < kLanes; ++i) r.lane[i] = f(i);
+#pragma GCC unroll 4
+    for (int i = 0; i < kLanes; ++i) r[i] = f(i);
     return r;
   }
 
@@ -40,97 +39,64 @@ struct ScalarVec {
     return map([&](int) { return x; });
   }
   static Vec load(const T* p) {
-    return map([&](int i) { return p[i]; });
+    Vec r;
+    __builtin_memcpy(&r, p, sizeof(r));
+    return r;
   }
-  static void store(T* p, Vec v) {
-    for (int i = 0; i < kLanes; ++i) p[i] = v.lane[i];
-  }
+  static void store(T* p, Vec v) { __builtin_memcpy(p, &v, sizeof(v)); }
   // The first n lanes (0 <= n <= kLanes) and nothing else is touched; the others are 0.
   static Vec load_partial(const T* p, std::ptrdiff_t n) {
     return map([&](int i) { return i < n ? p[i] : T(0); });
   }
   static void store_partial(T* p, Vec v, std::ptrdiff_t n) {
-    for (int i = 0; i < n; ++i) p[i] = v.lane[i];
+    for (int i = 0; i < n; ++i) p[i] = v[i];
   }
   // The first n bytes as scores of a bool mask: 0 where set, -inf where not; other lanes -inf.
   static Vec load_bool(const unsigned char* p, std::ptrdiff_t n) {
     return map([&](int i) { return i < n && p[i] != 0 ? T(0) : -T(INFINITY); });
   }
 
-  static Vec add(Vec a, Vec b) {
-    return map([&](int i) { return a.lane[i] + b.lane[i]; });
-  }
-  static Vec sub(Vec a, Vec b) {
-    return map([&](int i) { return a.lane[i] - b.lane[i]; });
-  }
-  static Vec mul(Vec a, Vec b) {
-    return map([&](int i) { return a.lane[i] * b.lane[i]; });
-  }
-  static Vec div(Vec a, Vec b) {
-    return map([&](int i) { return a.lane[i] / b.lane[i]; });
-  }
+  static Vec add(Vec a, Vec b) { return a + b; }
+  static Vec sub(Vec a, Vec b) { return a - b; }
+  static Vec mul(Vec a, Vec b) { return a * b; }
+  static Vec div(Vec a, Vec b) { return a / b; }
   // a * b + c. Rounded once where the ISA has it; here twice, since fma() without hardware is
   // a slow library call.
-  static Vec fma(Vec a, Vec b, Vec c) {
-    return map([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
-  }
+  static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
   // The larger and the smaller; b if either is NaN, so the order of arguments is a choice.
-  static Vec max(Vec a, Vec b) {
-    return map([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
-  }
-  static Vec min(Vec a, Vec b) {
-    return map([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
-  }
+  static Vec max(Vec a, Vec b) { return a > b ? a : b; }
+  static Vec min(Vec a, Vec b) { return a < b ? a : b; }
   // To the nearest integer, for |v| < 2^22 (float) or 2^51 (double); ties either way.
   static Vec round(Vec v) {
-    const T magic = sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52);
-    return map([&](int i) { return (v.lane[i] + magic) - magic; });
+    const Vec magic = set1(sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52));
+    return (v + magic) - magic;
   }
   // p * 2^n for an integral n in [-1100, 127 (float) or 1023 (double)] and |p| in [0.5, 2].
   // Results below the smallest normal number may be flushed to 0. NaN in p stays NaN.
   static Vec mul_pow2(Vec p, Vec n) {
-    using Bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
     constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
     constexpr int kBias = sizeof(T) == 4 ? 127 : 1023;
-    return map([&](int i) {
-      const bool normal = n.lane[i] > T(-kBias);
-      const Bits bits = normal ? (Bits(n.lane[i]) + kBias) << kMantissa : 0;
-      T power;
-      __builtin_memcpy(&power, &bits, sizeof(T));
-      return p.lane[i] * power;
-    });
+    const Mask exponent = __builtin_convertvector(n, Mask) + kBias;
+    const Mask power = (exponent & (exponent > 0)) << kMantissa;  // 2^-kBias and less become 0
+    return p * reinterpret_cast<Vec>(power);
   }
 
   // Comparisons are false where either side is NaN.
-  static Mask less(Vec a, Vec b) {
-    Mask m;
-    for (int i = 0; i < kLanes; ++i) m.lane[i] = a.lane[i] < b.lane[i];
-    return m;
-  }
-  static Mask equal(Vec a, Vec b) {
-    Mask m;
-    for (int i = 0; i < kLanes; ++i) m.lane[i] = a.lane[i] == b.lane[i];
-    return m;
-  }
-  static Mask is_nan(Vec v) {
-    Mask m;
-    for (int i = 0; i < kLanes; ++i) m.lane[i] = v.lane[i] != v.lane[i];
-    return m;
-  }
+  static Mask less(Vec a, Vec b) { return a < b; }
+  static Mask equal(Vec a, Vec b) { return a == b; }
+  static Mask is_nan(Vec v) { return v != v; }
   static bool any(Mask m) {
-    bool r = false;
-    for (int i = 0; i < kLanes; ++i) r |= m.lane[i];
-    return r;
+    Bits r = 0;
+    for (int i = 0; i < kLanes; ++i) r |= m[i];
+    return r != 0;
   }
-  static Vec select(Mask m, Vec yes, Vec no) {
-    return map([&](int i) { return m.lane[i] ? yes.lane[i] : no.lane[i]; });
-  }
+  static Vec select(Mask m, Vec yes, Vec no) { return m ? yes : no; }
 
   // Lane i is the sum of the lanes of v[i]; the order of additions is fixed.
   static Vec sum_each(const Vec (&v)[kLanes]) {
     return map([&](int i) {
-      T sum = v[i].lane[0];
-      for (int k = 1; k < kLanes; ++k) sum += v[i].lane[k];
+      T sum = v[i][0];
+      for (int k = 1; k < kLanes; ++k) sum += v[i][k];
       return sum;
     });
   }
@@ -138,9 +104,9 @@ struct ScalarVec {
   static void transpose(Vec (&v)[kLanes]) {
     for (int i = 0; i < kLanes; ++i) {
       for (int k = 0; k < i; ++k) {
-        const T x = v[i].lane[k];
-        v[i].lane[k] = v[k].lane[i];
-        v[k].lane[i] = x;
+        const T x = v[i][k];
+        v[i][k] = v[k][i];
+        v[k][i] = x;
       }
     }
   }

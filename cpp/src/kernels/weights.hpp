@@ -12,8 +12,8 @@
 namespace cpuattn {
 namespace {
 
-// The maxima and sums of the rows, as the forward kernel found them. (Their logarithm in one number,
-// the lse, would lose digits where scores are large.)
+// The maxima and sums of the rows, as the forward kernel found them. (Their logarithm in one
+// number, the lse, would lose digits where scores are large.)
 template <class T, int kRows>
 struct RowSums {
   T max[kRows] = {};

@@ -98,7 +98,8 @@ class Case:
 
     def exact(self) -> NDArray[np.float64]:
         """Compute the result on the first set in float64, head by head to save memory."""
-        query, key, value = (x.astype(np.float64) for x in self.inputs()[0])
+        first = dataclasses.replace(self, sets=1).inputs()[0]
+        query, key, value = (x.astype(np.float64) for x in first)
         group = self.heads // self.kv_heads
         mask = self.visible()
         result = np.empty_like(query)

@@ -31,7 +31,6 @@ class CellRecord(TypedDict):
     title: str
     dtype: str
     flops: int
-    output_bytes: int
     isa: str
     threads: int
     peak_gflops: list[float]  # one for each round
@@ -75,7 +74,6 @@ def new_cell(case: Case, isa: str, threads: int) -> CellRecord:
         title=case.title(),
         dtype=case.dtype,
         flops=case.flops(),
-        output_bytes=case.inputs()[0][0].nbytes,
         isa=isa,
         threads=threads,
         peak_gflops=[],

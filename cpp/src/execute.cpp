@@ -1,0 +1,242 @@
+#include "execute.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "threads.hpp"
+#include "work.hpp"
+
+namespace cpuattn {
+namespace {
+
+constexpr std::ptrdiff_t kMaxBlockRows = 64;  // of any kernel
+
+std::size_t partial_size(const PlanShape& shape, std::ptrdiff_t rows) {
+  return align(static_cast<std::size_t>(rows * (shape.value_dim + 2)) * shape.element_size);
+}
+
+Partial partial_at(unsigned char* memory, const Run& run, std::ptrdiff_t rows) {
+  unsigned char* max = memory + rows * run.shape.value_dim * run.element();
+  return {memory, max, max + rows * run.element()};
+}
+
+// Results into a contiguous partial: row r of the item is its row r. The kernel counts rows from
+// the first one of the head, so the matrix starts that much earlier.
+void aim_at(Work& work, const Partial& partial, std::ptrdiff_t element) {
+  const std::ptrdiff_t dims = work.value_dim;
+  char* first = static_cast<char*>(partial.output) - work.first_row * dims * element;
+  work.output = {first, dims, work.group * dims, 1};
+  work.row_max = partial.row_max;
+  work.row_sum = partial.row_sum;
+  work.normalise = false;
+}
+
+template <class T>
+void start_total(const Work& work, const Partial& total) {
+  T* max = static_cast<T*>(total.row_max);
+  T* sum = static_cast<T*>(total.row_sum);
+  T* output = static_cast<T*>(total.output);
+  std::fill(max, max + work.num_rows, -std::numeric_limits<T>::infinity());
+  std::fill(sum, sum + work.num_rows, T(0));
+  std::fill(output, output + work.num_rows * work.value_dim, T(0));
+}
+
+template <class T>
+void store_total(const Work& work, const Matrix& output, const Partial& total) {
+  for (std::ptrdiff_t r = 0; r < work.num_rows; ++r) {
+    const std::ptrdiff_t row = work.first_row + r;
+    const T sum = static_cast<T*>(total.row_sum)[r];
+    const T factor = T(1) / (sum == 0 ? T(1) : sum);
+    const T* from = static_cast<const T*>(total.output) + r * work.value_dim;
+    T* to = static_cast<T*>(output.data) + row % work.group * output.head_stride +
+            row / work.group * output.row_stride;
+    for (std::ptrdiff_t d = 0; d < work.value_dim; ++d)
+      to[d * output.dim_stride] = from[d] * factor;
+  }
+}
+
+char* lse_at(const Run& run, const Work& work, const HeadIndex& index, std::ptrdiff_t r) {
+  const std::ptrdiff_t row = work.first_row + r;
+  return index.query_head(run.call.lse) + row % work.group * run.call.lse.stride[0] +
+         row / work.group * run.call.lse.stride[1];
+}
+
+// lse = max + log(sum): -inf on an empty row, NaN where the row is NaN.
+template <class T>
+void store_lse(const Run& run, const Work& work, const HeadIndex& index, const Partial& state) {
+  if (!run.call.lse) return;
+  for (std::ptrdiff_t r = 0; r < work.num_rows; ++r) {
+    const T max = static_cast<const T*>(state.row_max)[r];
+    const T sum = static_cast<const T*>(state.row_sum)[r];
+    T* to = reinterpret_cast<T*>(lse_at(run, work, index, r));
+    if (run.raw_sums) {
+      to[0] = max;
+      to[1] = sum;
+    } else {
+      to[0] = sum == 0 ? -std::numeric_limits<T>::infinity()
+                       : max + std::log(sum / static_cast<T>(kWeightScale));
+    }
+  }
+}
+
+void run_kernel(const Run& run, const Work& work, unsigned char* scratch) {
+  (run.plan.decode ? run.kernels.decode : run.kernels.forward)(work, scratch);
+}
+
+// One query block of one head over all of its keys.
+template <class T>
+void run_block(const Run& run, int thread, const Item& item, const StopCheck& stop) {
+  const HeadIndex index(run.call.shapes, item.head);
+  Work work = make_work(run.call, index, item);
+  work.should_stop = stop.ask;
+  work.stop_context = stop.context;
+  set_keys(run.call, run.plan, work, item.first_chunk, item.end_chunk);
+  unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
+  const Partial total = partial_at(scratch + run.kernel_bytes, run, item.num_rows);
+  work.output = matrix(index.query_head(run.call.output), run.call.output, run.call.dtype);
+  work.row_max = total.row_max;
+  work.row_sum = total.row_sum;
+  run_kernel(run, work, scratch);
+  store_lse<T>(run, work, index, total);
+}
+
+Partial split_partial(const Run& run, const Item& item, std::ptrdiff_t chunk) {
+  const std::ptrdiff_t block = item.head * run.plan.num_query_blocks + item.block;
+  const std::ptrdiff_t slot = block * run.plan.num_chunks + chunk;
+  return partial_at(run.partials + static_cast<std::size_t>(slot) * run.part_bytes, run,
+                    item.num_rows);
+}
+
+// One chunk of keys; the results wait to be merged.
+void run_chunk(const Run& run, int thread, const Item& item, const StopCheck& stop) {
+  const HeadIndex index(run.call.shapes, item.head);
+  Work work = make_work(run.call, index, item);
+  work.should_stop = stop.ask;
+  work.stop_context = stop.context;
+  set_keys(run.call, run.plan, work, item.first_chunk, item.end_chunk);
+  if (!sees_keys(work)) return;
+  aim_at(work, split_partial(run, item, item.first_chunk), run.element());
+  run_kernel(run, work, run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes);
+}
+
+// The same merges in the same order as in the kernel over all chunks: the same bits.
+template <class T>
+void merge_block(const Run& run, int thread, const Item& item) {
+  const HeadIndex index(run.call.shapes, item.head);
+  Work work = make_work(run.call, index, item);
+  unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
+  const Partial total = partial_at(scratch + run.kernel_bytes, run, item.num_rows);
+  start_total<T>(work, total);
+  for (std::ptrdiff_t chunk = 0; chunk < run.plan.num_chunks; ++chunk) {
+    set_keys(run.call, run.plan, work, chunk, chunk + 1);
+    if (!sees_keys(work)) continue;
+    run.kernels.merge(total, split_partial(run, item, chunk), item.num_rows, work.value_dim);
+  }
+  if (work.sinks) run.kernels.add_sinks(work, total, work.value_dim);
+  store_total<T>(work, matrix(index.query_head(run.call.output), run.call.output, run.call.dtype),
+                 total);
+  store_lse<T>(run, work, index, total);
+}
+
+template <class T>
+void run_weights(const Run& run, int thread, const Item& item, const StopCheck& stop) {
+  const HeadIndex index(run.call.shapes, item.head);
+  Work work = make_work(run.call, index, item);
+  work.should_stop = stop.ask;
+  work.stop_context = stop.context;
+  work.key_end = run.call.shapes.key_length;
+  work.stage = run.stage;
+  if (run.stage == Stage::kScores) work.softcap = 0;
+  work.output = matrix(index.query_head(run.call.output), run.call.output, run.call.dtype);
+  unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
+  T max[kMaxBlockRows], sum[kMaxBlockRows];
+  for (std::ptrdiff_t r = 0; run.call.lse && r < item.num_rows; ++r) {
+    const T* from = reinterpret_cast<const T*>(lse_at(run, work, index, r));
+    max[r] = from[0];
+    sum[r] = from[1];
+  }
+  work.row_max = max;
+  work.row_sum = sum;
+  run.kernels.weights(work, scratch);
+}
+
+template <class Body>
+void parallel_for(const Run& run, const Options& options, const Plan& plan, const Body& body) {
+  struct Context {
+    const Run& run;
+    const Plan& plan;
+    const Body& body;
+  } context{run, plan, body};
+  ParallelFor loop;
+  loop.items = plan.work_items;
+  loop.threads = plan.threads;
+  loop.should_stop = options.should_stop;
+  loop.stop_context = options.stop_context;
+  loop.context = &context;
+  loop.body = [](void* p, int thread, std::ptrdiff_t index, const StopCheck& stop) {
+    const Context& c = *static_cast<const Context*>(p);
+    c.body(thread, item_at(c.plan, c.run.shape, index), stop);
+  };
+  if (!cpuattn::run(loop)) throw Interrupted{};
+}
+
+template <class T>
+void run_items(const Run& run, const Options& options) {
+  if (!run.plan.split) {
+    parallel_for(run, options, run.plan, [&](int thread, const Item& item, const StopCheck& stop) {
+      run_block<T>(run, thread, item, stop);
+    });
+    return;
+  }
+  parallel_for(run, options, run.plan, [&](int thread, const Item& item, const StopCheck& stop) {
+    run_chunk(run, thread, item, stop);
+  });
+  parallel_for(
+      run, options, unsplit(run.plan),
+      [&](int thread, const Item& item, const StopCheck&) { merge_block<T>(run, thread, item); });
+}
+
+}  // namespace
+
+std::size_t align(std::size_t bytes) {
+  constexpr std::size_t kAlignment = 64;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+void lay_out(Run& run) {
+  const Plan& plan = run.plan;
+  const int rows = static_cast<int>(std::min(plan.query_block, run.shape.rows()));
+  const auto scratch = plan.decode ? run.kernels.decode_scratch : run.kernels.forward_scratch;
+  run.kernel_bytes = align(scratch(run.shape.head_dim, run.shape.value_dim, rows));
+  run.part_bytes = partial_size(run.shape, rows);
+  run.thread_bytes = run.kernel_bytes + run.part_bytes;
+}
+
+std::size_t split_bytes(const Run& run) {
+  if (!run.plan.split) return 0;
+  const Plan& plan = run.plan;
+  const auto blocks = run.shape.batch * run.shape.kv_heads * plan.num_query_blocks;
+  return static_cast<std::size_t>(blocks * plan.num_chunks) * run.part_bytes;
+}
+
+Plan unsplit(Plan plan) {
+  plan.split = false;
+  plan.work_items /= plan.num_chunks;
+  plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(plan.threads, plan.work_items));
+  return plan;
+}
+
+void execute_attention(const Run& run, const Options& options) {
+  run.call.dtype == DType::kFloat32 ? run_items<float>(run, options)
+                                    : run_items<double>(run, options);
+}
+
+void execute_weights(const Run& run, const Options& options) {
+  parallel_for(run, options, run.plan, [&](int thread, const Item& item, const StopCheck& stop) {
+    run.call.dtype == DType::kFloat32 ? run_weights<float>(run, thread, item, stop)
+                                      : run_weights<double>(run, thread, item, stop);
+  });
+}
+
+}  // namespace cpuattn

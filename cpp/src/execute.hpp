@@ -1,0 +1,43 @@
+// Carrying out a plan: work items over threads, and the merge of their results.
+#pragma once
+
+#include <cstddef>
+
+#include "call.hpp"
+#include "kernel.hpp"
+#include "plan.hpp"
+
+namespace cpuattn {
+
+// Everything that the items of one call share.
+struct Run {
+  const Call& call;
+  const Kernels& kernels;
+  const Plan& plan;
+  const PlanShape& shape;
+  Stage stage = Stage::kWeights;
+  bool raw_sums = false;              // for attention_weights: lse holds pairs (max, sum)
+  unsigned char* scratch = nullptr;   // of all threads
+  std::size_t kernel_bytes = 0;       // per thread: what the kernel asks for,
+  std::size_t part_bytes = 0;         // the results of one item,
+  std::size_t thread_bytes = 0;       // and all together
+  unsigned char* partials = nullptr;  // results of all chunks, where chunks are items
+
+  std::ptrdiff_t element() const { return static_cast<std::ptrdiff_t>(shape.element_size); }
+};
+
+// Sizes the memory of a run: per thread the kernel's scratch and the results of its item.
+void lay_out(Run& run);
+// Memory for the results of chunks that wait to be merged.
+std::size_t split_bytes(const Run& run);
+
+// Both throw Interrupted. The run's memory has been assigned.
+void execute_attention(const Run& run, const Options& options);
+void execute_weights(const Run& run, const Options& options);
+
+// The same plan with all chunks of a block in one item.
+Plan unsplit(Plan plan);
+
+std::size_t align(std::size_t bytes);
+
+}  // namespace cpuattn
