@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 namespace cpuattn {
 namespace {
@@ -18,8 +19,9 @@ std::string dtype_name(PyObject* array) {
 }
 
 // Conversions that are rare or slow live in Python.
-py::object convert(const char* function, PyObject* object, const char* name) {
-  return py::module_::import("cpuattn._arrays").attr(function)(py::handle(object), name);
+template <class Second>
+py::object convert(const char* function, PyObject* object, Second second) {
+  return py::module_::import("cpuattn._arrays").attr(function)(py::handle(object), second);
 }
 
 bool is_plain_array(PyObject* object) {
@@ -157,7 +159,7 @@ std::int64_t parse_integer(PyObject* object, const char* name) {
     throw py::type_error(std::string(name) + " is of type " + type_name(object) +
                          "; it must be an integer");
   }
-  const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object));
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object));
   if (!index) throw py::error_already_set();
   int overflow = 0;
   const long long value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
@@ -256,8 +258,7 @@ void check_overlap(PyObject* out, const View& view, PyObject* input, const char*
   if (!input || !view_of(input, input_view)) return;
   const Extent a = extent_of(view), b = extent_of(input_view);
   if (a.begin >= b.end || b.begin >= a.end) return;
-  const auto shares = py::module_::import("numpy").attr("shares_memory");
-  if (shares(py::handle(out), py::handle(input)).cast<bool>()) {
+  if (convert("shares_memory", out, py::handle(input)).cast<bool>()) {
     throw py::value_error(std::string("out overlaps ") + name +
                           "; it must not share memory with an input");
   }
@@ -280,13 +281,13 @@ py::object take_output(PyObject* out, const Arguments& inputs, View& view) {
     throw py::type_error("out has dtype " + dtype_name(out) + "; it must be that of query, " +
                          (inputs.query.dtype == DType::kFloat32 ? "float32" : "float64"));
   }
-  const auto array = py::reinterpret_borrow<py::array>(out);
+  auto array = py::reinterpret_borrow<py::array>(out);
   if (!array.writeable()) throw py::value_error("out is read-only; it must be writable");
   if (!is_native(out) || !is_aligned(view, item_size(view.dtype))) {
     throw py::value_error("out is byte-swapped or not aligned; it must be a plain native array");
   }
   for (int i = 0; i < kNumArguments; ++i) check_overlap(out, view, inputs.arrays[i], kNames[i]);
-  return array;
+  return std::move(array);
 }
 
 py::object new_array(DType dtype, int rank, const std::ptrdiff_t* shape, View& view) {

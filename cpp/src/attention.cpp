@@ -152,6 +152,7 @@ void set_num_threads(int threads) { set_default_threads(threads); }
 namespace {
 std::vector<std::string> names(const std::vector<const Isa*>& isas) {
   std::vector<std::string> result;
+  result.reserve(isas.size());
   for (const Isa* isa : isas) result.emplace_back(isa->name);
   return result;
 }

@@ -116,7 +116,14 @@ void for_each_value(const Operand& operand, const Shapes& shapes, F f) {
 Operand place_integers(const char* name, const View& view, const Shapes& shapes, int tail,
                        std::ptrdiff_t length) {
   check_array(name, view, true);
-  return broadcast(name, view, shapes, tail, &length, true);
+  // A batch of one may be given where the call has no batch dimension.
+  View trimmed = view;
+  while (trimmed.rank > shapes.batch_rank + tail && trimmed.shape[0] == 1) {
+    --trimmed.rank;
+    std::copy(trimmed.shape + 1, trimmed.shape + 1 + trimmed.rank, trimmed.shape);
+    std::copy(trimmed.stride + 1, trimmed.stride + 1 + trimmed.rank, trimmed.stride);
+  }
+  return broadcast(name, trimmed, shapes, tail, &length, true);
 }
 
 Operand place_scores(const char* name, const View& view, const Shapes& shapes, bool is_mask) {

@@ -67,3 +67,11 @@ def as_float32(obj: object, name: str) -> NDArray[np.float32]:
 def as_float64(obj: object, name: str) -> NDArray[np.float64]:
     """Convert per-head numbers, one for each query head, to float64."""
     return _as_floats(obj, name, np.float64)
+
+
+def shares_memory(out: NDArray[Any], array: NDArray[Any]) -> bool:
+    """Tell whether two arrays share elements; where that is too hard to decide, they do."""
+    try:
+        return np.shares_memory(out, array, max_work=100_000)
+    except np.exceptions.TooHardError:
+        return True

@@ -15,7 +15,6 @@
 
 namespace {
 
-using cpuattn::DType;
 using cpuattn::Options;
 using cpuattn::View;
 
@@ -131,7 +130,7 @@ struct Guarded {
     mprotect(base + size - page, page, PROT_NONE);
     base += size - page - bytes;
   }
-  void hold(Array& array) {
+  void hold(Array& array) const {
     std::memcpy(base, array.data.data(), bytes);
     array.view.data = base;
   }

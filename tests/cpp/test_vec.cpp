@@ -26,7 +26,7 @@ struct VecTest {
   // Pseudo-random numbers of many magnitudes, with every special value mixed in.
   std::vector<T> numbers(int count, unsigned seed) const {
     const T inf = std::numeric_limits<T>::infinity();
-    const T special[] = {T(0), -T(0), T(1), T(-1), inf, -inf, std::nan(""), T(1e-30), T(-1e30)};
+    const T special[] = {T(0), -T(0), T(1), T(-1), inf, -inf, T(std::nan("")), T(1e-30), T(-1e30)};
     std::vector<T> x(static_cast<std::size_t>(count));
     for (T& value : x) {
       seed = seed * 1664525u + 1013904223u;
@@ -136,7 +136,8 @@ struct VecTest {
     for (int i = 0; i < kLanes; ++i) {
       V::store(lane, rows[i]);
       for (int k = 0; k < kLanes; ++k) {
-        test::check(same(lane[k], in[std::size_t(k * kLanes + i)]), type + "transpose");
+        test::check(same(lane[k], in[std::size_t(k) * kLanes + std::size_t(i)]),
+                    type + "transpose");
       }
     }
     for (int i = 0; i < kLanes; ++i) {  // whole numbers: sums are exact in any order

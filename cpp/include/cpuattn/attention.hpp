@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <string>
 #include <vector>
@@ -51,7 +52,9 @@ struct Options {
 };
 
 // Thrown when should_stop returned true. The output is then undefined.
-struct Interrupted {};
+struct Interrupted : std::exception {
+  const char* what() const noexcept override { return "interrupted"; }
+};
 
 // The shapes that follow from query, key and value.
 struct Shapes {

@@ -155,7 +155,7 @@ template <class V, int kVecs, int kDims, bool kCheck>
   for (int first = 0; first < kRows; first += kCols * V::kLanes) {
     KeyGroup group{0, kValueGroup - block.offset % kValueGroup};
     for (; group.begin < count; group = {group.end, group.end + kValueGroup}) {
-      if (group.end > count) group.end = count;
+      group.end = group.end < count ? group.end : count;
       Tile<V, kDims, kCols> tile;
       multiply(tile, block.values.data + group.begin * block.values.stride + dim, UnitStride{},
                block.values.stride, block.weights + group.begin * kRows + first, kRows,
@@ -288,8 +288,8 @@ bool sum_keys(const Work& work, const RowBlock<typename V::Element, kVecs * V::k
     update_softmax(sums.state, scratch.scores, span.begin - begin, span.size());
     const auto values = dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
     ValueBlock<V, kVecs> block{
-        work,   rows,           span,               span.begin - begin,
-        values, scratch.scores, sums.state.rescale, scratch.visible};
+        work,           rows, span, span.begin - begin, values, scratch.scores, sums.state.rescale,
+        scratch.visible};
     accumulate_values(block, sums.outputs);
   }
   return true;

@@ -18,6 +18,7 @@ struct Constant {
 
 // A stride that is known to be 1, where a runtime stride could stand.
 struct UnitStride {
+  // NOLINTNEXTLINE(misc-explicit-constructor): it stands where a number does
   constexpr operator std::ptrdiff_t() const { return 1; }
 };
 

@@ -122,7 +122,7 @@ struct Avx2F64 {
   }
   static Vec load_bool(const unsigned char* p, std::ptrdiff_t n) {
     double score[4];
-    for (std::ptrdiff_t i = 0; i < 4; ++i) score[i] = i < n && p[i] != 0 ? 0.0 : -INFINITY;
+    for (std::ptrdiff_t i = 0; i < 4; ++i) score[i] = i < n && p[i] != 0 ? 0.0 : -double(INFINITY);
     return load(score);
   }
 

@@ -133,7 +133,7 @@ struct Avx512F64 {
   static Vec load_bool(const unsigned char* p, std::ptrdiff_t n) {
     const __m128i bytes = _mm_maskz_loadu_epi8(first(n), p);
     const Mask set = static_cast<Mask>(_mm_test_epi8_mask(bytes, bytes));
-    return _mm512_mask_mov_pd(set1(-INFINITY), set, zero());
+    return _mm512_mask_mov_pd(set1(-double(INFINITY)), set, zero());
   }
 
   static Vec add(Vec a, Vec b) { return _mm512_add_pd(a, b); }

@@ -98,7 +98,7 @@ struct NeonF64 {
   }
   static Vec load_bool(const unsigned char* p, std::ptrdiff_t n) {
     double lane[2];
-    for (int i = 0; i < 2; ++i) lane[i] = i < n && p[i] != 0 ? 0.0 : -INFINITY;
+    for (int i = 0; i < 2; ++i) lane[i] = i < n && p[i] != 0 ? 0.0 : -double(INFINITY);
     return load(lane);
   }
 

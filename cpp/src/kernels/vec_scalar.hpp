@@ -23,8 +23,8 @@ struct ScalarVec {
   static constexpr int kTileVecs = 2;      // vectors of queries in a register tile
 
   using Bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
-  typedef T Vec __attribute__((vector_size(16)));
-  typedef Bits Mask __attribute__((vector_size(16)));  // all bits of a lane set or clear
+  using Vec __attribute__((vector_size(16))) = T;
+  using Mask __attribute__((vector_size(16))) = Bits;  // all bits of a lane set or clear
 
   template <class F>
   static Vec map(F f) {
@@ -84,7 +84,7 @@ struct ScalarVec {
   // Comparisons are false where either side is NaN.
   static Mask less(Vec a, Vec b) { return a < b; }
   static Mask equal(Vec a, Vec b) { return a == b; }
-  static Mask is_nan(Vec v) { return v != v; }
+  static Mask is_nan(Vec v) { return v != v; }  // NOLINT(misc-redundant-expression)
   static bool any(Mask m) {
     Bits r = 0;
     for (int i = 0; i < kLanes; ++i) r |= m[i];
