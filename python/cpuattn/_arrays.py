@@ -71,7 +71,8 @@ def as_float64(obj: object, name: str) -> NDArray[np.float64]:
 
 def shares_memory(out: NDArray[Any], array: NDArray[Any]) -> bool:
     """Tell whether two arrays share elements; where that is too hard to decide, they do."""
+    max_work: Any = 100_000  # NumPy's stubs know only two of the numbers that it takes
     try:
-        return np.shares_memory(out, array, max_work=100_000)
+        return np.shares_memory(out, array, max_work=max_work)
     except np.exceptions.TooHardError:
         return True

@@ -85,7 +85,8 @@ struct VecTest {
   }
 
   void rounding() const {
-    for (T x = T(-1100); x < T(1100); x += T(0.25)) {
+    for (int quarters = -4400; quarters < 4400; ++quarters) {
+      const T x = T(0.25) * T(quarters);
       T result[kLanes];
       V::store(result, V::round(V::set1(x)));
       const T distance = std::fabs(result[0] - x);
