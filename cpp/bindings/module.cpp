@@ -161,7 +161,7 @@ py::dict config() {
   py::dict result;
   result["version"] = CPUATTN_VERSION;
   result["compiler"] = __VERSION__;
-  result["openmp"] = openmp_version();
+  result["openmp"] = openmp_name();
   result["isas_compiled"] = py::cast(compiled_isa_names());
   result["isas_available"] = py::cast(isa_names());
   result["isa"] = isa_name();
@@ -190,6 +190,7 @@ PyMethodDef fast_functions[] = {
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   namespace py = pybind11;
   if (PyModule_AddFunctions(m.ptr(), cpuattn::fast_functions) != 0) throw py::error_already_set();
+  m.attr("__version__") = CPUATTN_VERSION;
   m.def("config", &cpuattn::config, "What was compiled, what this CPU can run, what is used.");
   m.def("isas", &cpuattn::isa_names, "Instruction sets that can run here, best first.");
   m.def("_use_isa", &cpuattn::use_isa_name, py::arg("name"),

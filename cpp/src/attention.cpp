@@ -178,6 +178,6 @@ double measure_peak(DType dtype, double seconds) {
   return best;
 }
 
-int openmp_version() { return openmp_version_macro(); }
+std::string openmp_name() { return openmp_runtime(); }
 
 }  // namespace cpuattn

@@ -1,5 +1,6 @@
 #include "threads.hpp"
 
+#include <dlfcn.h>
 #include <omp.h>
 #include <pthread.h>
 #include <sched.h>
@@ -146,6 +147,14 @@ void set_default_threads(int threads) {
   chosen_threads = threads;
 }
 
-int openmp_version_macro() { return _OPENMP; }
+std::string openmp_runtime() {
+  Dl_info library{};
+  std::string name = "unknown";
+  if (dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &library) != 0 && library.dli_fname) {
+    name = library.dli_fname;
+    name = name.substr(name.rfind('/') + 1);
+  }
+  return name + ", OpenMP " + std::to_string(_OPENMP);
+}
 
 }  // namespace cpuattn

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 namespace cpuattn {
 
@@ -30,6 +31,7 @@ int usable_threads(int wanted);
 int default_threads();
 void set_default_threads(int threads);
 
-int openmp_version_macro();
+// The file name of the OpenMP runtime in use and the version macro the core was built with.
+std::string openmp_runtime();
 
 }  // namespace cpuattn

@@ -1,8 +1,6 @@
 """Exact softmax attention in blocks, for CPUs, called from NumPy."""
 
-from importlib.metadata import version as _version
-
-from cpuattn import reference
+from cpuattn import _core, reference
 from cpuattn._attention import attention, attention_weights, explain
 from cpuattn._config import get_num_threads, isas, set_num_threads, show_config
 from cpuattn._merge import merge_attention
@@ -10,7 +8,7 @@ from cpuattn._rotary import rotary_embedding
 from cpuattn.cache import KVCache
 from cpuattn.layers import MultiHeadAttention
 
-__version__ = _version("cpuattn")
+__version__ = _core.__version__
 
 __all__ = [
     "KVCache",

@@ -2,11 +2,13 @@ from typing import Any, TypedDict, type_check_only
 
 from numpy.typing import NDArray
 
+__version__: str
+
 @type_check_only
 class Config(TypedDict):
     version: str
     compiler: str
-    openmp: int
+    openmp: str
     isas_compiled: list[str]
     isas_available: list[str]
     isa: str

@@ -112,7 +112,7 @@ void use_isa_name(const std::string& name);
 // multiply-adds: the yardstick of the benchmark. dtype: kFloat32 or kFloat64.
 double measure_peak(DType dtype, double seconds);
 
-// The OpenMP version macro (a date, yyyymm) the core was built with.
-int openmp_version();
+// The OpenMP runtime in use.
+std::string openmp_name();
 
 }  // namespace cpuattn
