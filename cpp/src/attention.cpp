@@ -17,23 +17,54 @@
 namespace cpuattn {
 namespace {
 
-// Memory that a thread keeps from call to call: small calls would spend most of their time in
-// malloc and page faults otherwise.
-unsigned char* reserve(std::size_t bytes) {
-  struct Free {
-    void operator()(unsigned char* p) const { std::free(p); }
-  };
-  thread_local std::unique_ptr<unsigned char, Free> memory;
-  thread_local std::size_t capacity = 0;
-  if (bytes > capacity) {
-    memory.reset();
-    capacity = 0;
-    memory.reset(static_cast<unsigned char*>(std::aligned_alloc(64, align(bytes))));
-    if (!memory) throw std::bad_alloc();
-    capacity = align(bytes);
-  }
-  return memory.get();
+struct FreeMemory {
+  void operator()(unsigned char* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<unsigned char, FreeMemory>;
+
+Memory allocate(std::size_t bytes) {
+  Memory memory(static_cast<unsigned char*>(std::aligned_alloc(64, align(bytes))));
+  if (!memory) throw std::bad_alloc();
+  return memory;
 }
+
+// Memory that a thread keeps from call to call: small calls would spend most of their time in
+// malloc and page faults otherwise. A call from within should_stop (a signal handler, say) finds
+// it in use and gets memory of its own.
+class Scratch {
+ public:
+  explicit Scratch(std::size_t bytes) : owner_(!kept.in_use) {
+    if (!owner_) {
+      own_ = allocate(bytes);
+      return;
+    }
+    if (bytes > kept.capacity) {
+      kept.memory.reset();
+      kept.capacity = 0;
+      kept.memory = allocate(bytes);
+      kept.capacity = bytes;
+    }
+    kept.in_use = true;
+  }
+  ~Scratch() {
+    if (owner_) kept.in_use = false;
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  unsigned char* data() const { return owner_ ? kept.memory.get() : own_.get(); }
+
+ private:
+  struct Kept {
+    Memory memory;
+    std::size_t capacity = 0;
+    bool in_use = false;
+  };
+  static thread_local Kept kept;
+  bool owner_;
+  Memory own_;
+};
+thread_local Scratch::Kept Scratch::kept;
 
 PlanShape plan_shape(const Call& call) {
   const Shapes& s = call.shapes;
@@ -70,7 +101,8 @@ void attend(const Call& call, const Options& options, bool raw_sums) {
   run.raw_sums = raw_sums;
   lay_out(run);
   const std::size_t own = run.thread_bytes * static_cast<std::size_t>(plan.threads);
-  run.scratch = reserve(own + split_bytes(run));
+  const Scratch scratch(own + split_bytes(run));
+  run.scratch = scratch.data();
   run.partials = run.scratch + own;
   execute_attention(run, options);
 }
@@ -121,7 +153,8 @@ void attention_weights(const View& query, const View& key, const View& output, W
   Run run{call, kernels, plan, shape};
   run.stage = static_cast<Stage>(stage);
   lay_out(run);
-  run.scratch = reserve(run.thread_bytes * static_cast<std::size_t>(plan.threads));
+  const Scratch scratch(run.thread_bytes * static_cast<std::size_t>(plan.threads));
+  run.scratch = scratch.data();
   execute_weights(run, options);
 }
 

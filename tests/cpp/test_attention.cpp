@@ -173,6 +173,37 @@ void interrupts() {
   }
 }
 
+// should_stop may itself call attention, as a signal handler does: it must not disturb the call
+// that it was asked from.
+struct Nested {
+  Array q{2, 40, 64, 5}, k{2, 900, 64, 6}, v{2, 900, 64, 7}, out{2, 40, 64, 8};
+  int calls = 0;
+
+  static bool ask(void* context) {
+    auto* self = static_cast<Nested*>(context);
+    ++self->calls;
+    cpuattn::attention(self->q.view, self->k.view, self->v.view, self->out.view, nullptr, {});
+    return false;
+  }
+};
+
+void calls_within_calls() {
+  const Array q(8, 1024, 64, 1), k(8, 12000, 64, 2), v(8, 12000, 64, 3);
+  Array alone(8, 1024, 64, 4), out(8, 1024, 64, 4);
+  cpuattn::use_isa_name("scalar");  // slow enough to be asked a few times
+  Options options;
+  options.num_threads = 1;
+  cpuattn::attention(q.view, k.view, v.view, alone.view, nullptr, options);
+  Nested nested;
+  options.should_stop = Nested::ask;
+  options.stop_context = &nested;
+  cpuattn::attention(q.view, k.view, v.view, out.view, nullptr, options);
+  test::check(nested.calls > 0, "should_stop was asked");
+  test::check(out.data == alone.data, "a call from within should_stop");
+  test::check(error(nested.q, nested.k, nested.v, nested.out, false) < 1e-6, "and its own result");
+  cpuattn::use_isa_name(cpuattn::isa_names().front());
+}
+
 void bad_arguments() {
   const Array q(3, 4, 8, 1), k(2, 5, 8, 2), v(2, 5, 8, 3);
   Array out(3, 4, 8, 4);
@@ -192,6 +223,7 @@ int main() {
   inside_of_another_region();
   stays_inside();
   interrupts();
+  calls_within_calls();
   bad_arguments();
   return test::finish();
 }
