@@ -26,7 +26,7 @@ class Projections:
         self,
         shapes: _layer_weights.Shapes,
         dtype: np.dtype[Any],
-        rng: int | np.random.Generator | None,
+        rng: "int | np.random.Generator | None",
     ) -> None:
         self.dtype = dtype
         self._shapes = shapes

@@ -79,7 +79,7 @@ class MultiHeadAttention(Projections):
         value_dim: int | None = None,
         bias: bool = True,
         dtype: DTypeLike = "float32",
-        rng: int | np.random.Generator | None = None,
+        rng: "int | np.random.Generator | None" = None,
     ) -> None:
         def size(name: str, given: int | None, default: int) -> int:
             return default if given is None else check_size(name, given, at_least=1)
