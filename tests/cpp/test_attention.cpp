@@ -188,8 +188,8 @@ struct Nested {
 };
 
 void calls_within_calls() {
-  const Array q(8, 1024, 64, 1), k(8, 12000, 64, 2), v(8, 12000, 64, 3);
-  Array alone(8, 1024, 64, 4), out(8, 1024, 64, 4);
+  const Array q(8, 256, 64, 1), k(8, 8000, 64, 2), v(8, 8000, 64, 3);
+  Array alone(8, 256, 64, 4), out(8, 256, 64, 4);
   cpuattn::use_isa_name("scalar");  // slow enough to be asked a few times
   Options options;
   options.num_threads = 1;
