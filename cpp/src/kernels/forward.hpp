@@ -17,8 +17,8 @@
 //   strided or broadcast keys cost nothing extra;
 // - the softmax is vertical: no horizontal maximum or sum anywhere;
 // - the heads of a group are just more lanes, so K and V are read once per group.
-// Cost per block of R queries and C keys: R·C·(D + Dv) multiply-adds, R·C exponentials (about
-// 12 instructions each, the rest of the time), reads of C·(D + Dv) elements.
+// Cost per block of R queries and C keys: R·C·(D + Dv) multiply-adds, R·C exponentials (13
+// instructions for a vector of them), reads of C·(D + Dv) elements.
 #pragma once
 
 #include <cstddef>
