@@ -11,7 +11,7 @@ std::ptrdiff_t divide_up(std::ptrdiff_t a, std::ptrdiff_t b) { return (a + b - 1
 // waking a thread costs more than it brings.
 constexpr double kMinWorkPerThread = 500e3;
 
-// Keys per chunk, in key blocks of the forward kernel: 1056 keys of 96. Of 4 to 16, 22 and 43
+// Keys per chunk, in key blocks of the forward kernel: 1056 keys of 96. Of 5 to 14, 16 and 22
 // blocks this one keeps the threads busiest (tests/cpp/test_plan.cpp).
 constexpr std::ptrdiff_t kForwardChunkBlocks = 11;
 
