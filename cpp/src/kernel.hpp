@@ -13,8 +13,9 @@ namespace cpuattn {
 // magnitude, so that position + distance never overflows.
 constexpr std::ptrdiff_t kUnbounded = std::ptrdiff_t{1} << 60;
 
-// Weights are summed as kWeightScale · exp(score - largest), so that a sum of 2^32 values as large
-// as the largest number does not overflow before it is divided by the sum of the weights.
+// Weights are summed as kWeightScale · exp(score - base), so that a sum of 2^20 values as large
+// as the largest number does not overflow before it is divided by the sum of the weights (a weight
+// is at most exp(8)). A power of two: no digit changes.
 constexpr double kWeightScale = 0x1p-32;
 
 // One (batch entry, key/value head): element (head, row, dim) lies at
@@ -91,14 +92,15 @@ struct Work {
   const void* sinks = nullptr;         // likewise; added where normalise is set
   std::ptrdiff_t sinks_stride = 0;
 
-  // Results: row r of the output (divided by the sum if normalise), the largest score that it
-  // saw and kWeightScale · the sum of exp(score - largest). Types are the query's.
+  // Results: row r of the output (divided by the sum if normalise), its base (a number not far
+  // below its largest score, -inf if it saw no key) and kWeightScale · the sum of
+  // exp(score - base). Types are the query's.
   Matrix output;
   bool normalise = true;
-  void* row_max = nullptr;  // [num_rows]
+  void* row_base = nullptr;  // [num_rows]
   void* row_sum = nullptr;
 
-  // attention_weights only: `output` is (row, key), and row_max and row_sum are read, to turn
+  // attention_weights only: `output` is (row, key), and row_base and row_sum are read, to turn
   // scores into weights.
   Stage stage = Stage::kWeights;
 
@@ -110,7 +112,7 @@ struct Work {
 // Results of some rows over some of the keys, not yet divided by the sum.
 struct Partial {
   void* output = nullptr;  // [num_rows][value_dim]
-  void* row_max = nullptr;
+  void* row_base = nullptr;
   void* row_sum = nullptr;
 };
 

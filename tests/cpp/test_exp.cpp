@@ -71,6 +71,31 @@ void exp_float(std::uint32_t stride) {
   expect("exp, 2^-26 to 88", worst(f, exact, 1, 0x1p-26f, 88, stride), 1.5);
 }
 
+// The softmax's exp rounds its exponent: its error grows with |x| relative to itself, but hardly
+// relative to exp(0).
+void exp_weight_float(std::uint32_t stride) {
+  const auto f = [](Float32::Vec x) { return cpuattn::exp_weight<Float32>(x, 1); };
+  const auto exact = [](double x) { return std::exp(x); };
+  expect("weight, -1 to -0", worst(f, exact, -1, 0x1p-40f, 1, stride), 3.5);
+  expect("weight, 0 to 8", worst(f, exact, 1, 0x1p-40f, 8, stride), 10);
+  expect("weight, -87.3 to -1", worst(f, exact, -1, 1, 87.3f, stride), 70);
+}
+
+// The error of exp_weight in units of the last place of 1, the largest weight.
+template <class V>
+double worst_beside_one() {
+  using T = typename V::Element;
+  double largest = 0;
+  for (int i = 0; i < 200000; ++i) {
+    const T x = T(-5e-4) * T(i);
+    T y[V::kLanes];
+    V::store(y, cpuattn::exp_weight<V>(V::set1(x), 1));
+    const long double error = std::fabs(y[0] - std::exp(static_cast<long double>(x)));
+    largest = std::fmax(largest, double(error) / double(std::numeric_limits<T>::epsilon()));
+  }
+  return largest;
+}
+
 void tanh_float(std::uint32_t stride) {
   const auto f = [](Float32::Vec x) { return cpuattn::tanh<Float32>(x); };
   const auto exact = [](double x) { return std::tanh(x); };
@@ -85,10 +110,20 @@ void edges() {
   const auto value = [](T x) {
     T lane[V::kLanes];
     V::store(lane, cpuattn::exp<V>(V::set1(x)));
+    T weight[V::kLanes];
+    V::store(weight, cpuattn::exp_weight<V>(V::set1(x), 1));
+    test::check(std::isnan(weight[0]) == std::isnan(lane[0]) && (x != 0 || weight[0] == 1) &&
+                    !(weight[0] < 0),
+                "exp_weight at the edges");
     return lane[V::kLanes - 1];
   };
   const T inf = std::numeric_limits<T>::infinity(), most = std::numeric_limits<T>::max();
   test::check(value(-inf) == 0 && value(-most) == 0, "exp(-inf) and exp(lowest) are 0");
+  for (const T x : {-inf, -most}) {
+    T weight[V::kLanes];
+    V::store(weight, cpuattn::exp_weight<V>(V::set1(x), 1));
+    test::check(weight[0] == 0, "exp_weight of -inf and the lowest are 0");
+  }
   test::check(value(T(0)) == 1 && value(-T(0)) == 1, "exp(0) is 1");
   test::check(std::isnan(value(T(std::nan("")))), "exp(NaN) is NaN");
   for (int i = 0; i < 2000; ++i) test::check(value(T(-0.37) * T(i)) >= 0, "exp is not negative");
@@ -115,6 +150,9 @@ int main() {
   const char* text = std::getenv("CPUATTN_EXP_STRIDE");
   const auto stride = static_cast<std::uint32_t>(text ? std::atoi(text) : 1);
   exp_float(stride);
+  exp_weight_float(stride);
+  expect("weight beside 1, float", worst_beside_one<Float32>(), 1.5);
+  expect("weight beside 1, double", worst_beside_one<Float64>(), 1.5);
   tanh_float(stride);
   exp_double();
   edges<Float32>();

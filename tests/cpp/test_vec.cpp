@@ -92,6 +92,25 @@ struct VecTest {
       const T distance = std::fabs(result[0] - x);
       test::check(result[0] == std::rint(result[0]) && distance <= T(0.5), type + "round");
     }
+    for (int quarters = -1900; quarters < 500; ++quarters) {
+      T power[kLanes], fraction[kLanes];
+      Vec rest;
+      const Vec n = V::split(V::set1(T(0.25) * T(quarters)), &rest);
+      V::store(power, V::mul_pow2(V::set1(1), n));
+      V::store(fraction, rest);
+      const T whole = std::floor(T(0.25) * T(quarters));
+      const bool flushed = whole < T(std::numeric_limits<T>::min_exponent - 1) && power[0] == T(0);
+      test::check(power[0] == std::ldexp(T(1), static_cast<int>(whole)) || flushed, type + "split");
+      test::check(flushed || fraction[0] == T(0.25) * T(quarters) - whole, type + "fraction");
+    }
+    Vec rest;
+    T lane[kLanes];
+    const Vec nothing = V::split(V::set1(-std::numeric_limits<T>::infinity()), &rest);
+    V::store(lane, V::mul_pow2(V::add(V::set1(1), rest), nothing));
+    test::check(lane[0] == T(0), type + "split of -inf");
+    V::split(V::set1(T(std::nan(""))), &rest);
+    V::store(lane, rest);
+    test::check(std::isnan(lane[0]), type + "split of NaN");
     const int largest = std::numeric_limits<T>::max_exponent - 1;
     const int smallest = std::numeric_limits<T>::min_exponent - 1;
     for (int n = -1100; n <= largest; ++n) {

@@ -2,10 +2,13 @@
 // of keys, and storing rows back. Shared by forward.hpp and weights.hpp.
 #pragma once
 
+#include <math.h>
+
 #include <cstddef>
 
 #include "../kernel.hpp"
 #include "rows.hpp"
+#include "scratch.hpp"
 #include "tile.hpp"
 
 namespace cpuattn {
@@ -20,100 +23,142 @@ T query_factor(const Work& work) {
   return static_cast<T>(work.softcap != 0 ? work.scale / work.softcap : work.scale);
 }
 
-// queries[d][row] = factor * query[row][d]
+// `count` elements of a row, the other lanes 0.
+template <class V>
+[[gnu::always_inline]] inline typename V::Vec load_row(const typename V::Element* row,
+                                                       std::ptrdiff_t stride,
+                                                       std::ptrdiff_t count) {
+  if (stride == 1) return count == V::kLanes ? V::load(row) : V::load_partial(row, count);
+  typename V::Element gathered[V::kLanes] = {};
+  for (int i = 0; i < count; ++i) gathered[i] = row[i * stride];
+  return V::load(gathered);
+}
+
+template <class V>
+[[gnu::always_inline]] inline void store_row(typename V::Element* row, std::ptrdiff_t stride,
+                                             typename V::Vec values, std::ptrdiff_t count) {
+  if (stride == 1) {
+    return count == V::kLanes ? V::store(row, values) : V::store_partial(row, values, count);
+  }
+  typename V::Element lane[V::kLanes];
+  V::store(lane, values);
+  for (int i = 0; i < count; ++i) row[i * stride] = lane[i];
+}
+
+// queries[d][row] = factor * query[row][d], row after row, as they lie in memory.
 template <class V, int kVecs>
 void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
                   typename V::Element factor, typename V::Element* queries) {
-  using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
+  const std::ptrdiff_t stride = work.query.dim_stride;
   const auto scale = V::set1(factor);
-  for (std::ptrdiff_t d = 0; d < work.head_dim; d += V::kLanes) {
-    const std::ptrdiff_t rest = work.head_dim - d;
-    const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
-    for (int n = 0; n < kRows; n += V::kLanes) {
+  for (int n = 0; n < kRows; n += V::kLanes) {
+    for (std::ptrdiff_t d = 0; d < work.head_dim; d += V::kLanes) {
+      const std::ptrdiff_t rest = work.head_dim - d;
+      const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
       typename V::Vec square[V::kLanes];
+#pragma GCC unroll 16
       for (int r = 0; r < V::kLanes; ++r) {
-        const T* query = rows.query[n + r] + d * work.query.dim_stride;
-        if (work.query.dim_stride == 1) {
-          square[r] = count == V::kLanes ? V::load(query) : V::load_partial(query, count);
-        } else {
-          T gathered[V::kLanes] = {};
-          for (int i = 0; i < count; ++i) gathered[i] = query[i * work.query.dim_stride];
-          square[r] = V::load(gathered);
-        }
+        square[r] = load_row<V>(rows.query[n + r] + d * stride, stride, count);
       }
       V::transpose(square);
-      for (int i = 0; i < count; ++i) {
-        V::store(queries + (d + i) * kRows + n, V::mul(square[i], scale));
+#pragma GCC unroll 16
+      for (int i = 0; i < V::kLanes; ++i) {
+        if (i < count) V::store(queries + (d + i) * kRows + n, V::mul(square[i], scale));
       }
     }
   }
 }
 
-// Stores rows[r][first + i] = columns[i][r] for i in [0, count): the way back.
+// The way back: row[r][dim + i] = columns[i][r] for `count` columns and as many rows as there are,
+// of which the work item's row `first_row` is the first.
 template <class V>
-void store_columns(const Work& work, const Matrix& matrix, int first_row,
-                   typename V::Vec (&columns)[V::kLanes], std::ptrdiff_t first,
-                   std::ptrdiff_t count) {
+class RowStore {
   using T = typename V::Element;
-  V::transpose(columns);
-  for (int r = 0; r < V::kLanes && first_row + r < work.num_rows; ++r) {
-    T* out = row_pointer<T>(work, matrix, first_row + r) + first * matrix.dim_stride;
-    if (matrix.dim_stride == 1) {
-      V::store_partial(out, columns[r], count);
-    } else {
-      T lane[V::kLanes];
-      V::store(lane, columns[r]);
-      for (int i = 0; i < count; ++i) out[i * matrix.dim_stride] = lane[i];
+
+ public:
+  RowStore(const Work& work, int first_row) : dim_stride_(work.output.dim_stride) {
+    const std::ptrdiff_t rest = work.num_rows - first_row;
+    count_ = rest < V::kLanes ? static_cast<int>(rest) : V::kLanes;
+    for (int r = 0; r < count_; ++r) row_[r] = row_pointer<T>(work, work.output, first_row + r);
+  }
+  void operator()(typename V::Vec (&columns)[V::kLanes], std::ptrdiff_t dim,
+                  std::ptrdiff_t count) const {
+    V::transpose(columns);
+#pragma GCC unroll 16
+    for (int r = 0; r < V::kLanes; ++r) {
+      if (r < count_) store_row<V>(row_[r] + dim * dim_stride_, dim_stride_, columns[r], count);
     }
   }
-}
+
+ private:
+  std::ptrdiff_t dim_stride_;
+  int count_;
+  T* row_[V::kLanes];
+};
 
 // Products along head_dim are summed in slices of this length: shorter sums for the largest heads,
 // and the queries of a slice (32 KB for 64 rows) stay in the L1 cache.
 constexpr std::ptrdiff_t kHeadSlice = 128;
 
+inline std::ptrdiff_t slice_dims(std::ptrdiff_t dims) {
+  return dims < kHeadSlice ? dims : kHeadSlice;
+}
+
+// kFirst: the first slice, else its products are added. `max`, if any: raised to the largest score
+// of each row while the tile is in registers; NaN is passed over.
 template <class V, int kVecs, int kKeys, bool kFirst>
-[[gnu::noinline]] void score_tile(const typename V::Element* keys, std::ptrdiff_t key_stride,
-                                  std::ptrdiff_t dims, const typename V::Element* queries,
-                                  typename V::Element* scores) {
+[[gnu::noinline]] void score_tile(const DenseRows<typename V::Element>& keys,
+                                  std::ptrdiff_t first_key, std::ptrdiff_t dims,
+                                  const typename V::Element* queries, typename V::Element* scores,
+                                  typename V::Element* max) {
   constexpr int kCols = kTileCols<V, kVecs>;
   constexpr int kRows = kVecs * V::kLanes;
   for (int first = 0; first < kRows; first += kCols * V::kLanes) {
     Tile<V, kKeys, kCols> tile;
-    multiply(tile, keys, key_stride, UnitStride{}, queries + first, kRows, dims);
+    multiply(tile, keys.data + first_key * keys.stride, keys.stride, UnitStride{}, queries + first,
+             kRows, dims);
 #pragma GCC unroll 16
     for (int m = 0; m < kKeys; ++m) {
 #pragma GCC unroll 16
       for (int n = 0; n < kCols; ++n) {
         auto* score = scores + m * kRows + first + n * V::kLanes;
-        V::store(score, kFirst ? tile.at[m][n] : V::add(V::load(score), tile.at[m][n]));
+        if (!kFirst) tile.at[m][n] = V::add(V::load(score), tile.at[m][n]);
+        V::store(score, tile.at[m][n]);
       }
+    }
+    if (!max) continue;
+#pragma GCC unroll 16
+    for (int n = 0; n < kCols; ++n) {
+      auto largest = V::load(max + first + n * V::kLanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < kKeys; ++m) largest = V::max(tile.at[m][n], largest);
+      V::store(max + first + n * V::kLanes, largest);
     }
   }
 }
 
-// scores[key][row] = key . query for `count` keys
+// scores[key][row] = key . query for `count` keys from `begin` on, and the largest score of each
+// row in `max`, if it is given.
 template <class V, int kVecs>
-void score_block(const typename V::Element* keys, std::ptrdiff_t key_stride, std::ptrdiff_t count,
-                 std::ptrdiff_t head_dim, const typename V::Element* queries,
-                 typename V::Element* scores) {
+void score_block(const Work& work, std::ptrdiff_t begin, std::ptrdiff_t count,
+                 const typename V::Element* queries, typename V::Element* copy,
+                 typename V::Element* scores, typename V::Element* max) {
   constexpr int kRows = kVecs * V::kLanes;
+  for (int n = 0; max && n < kRows; ++n) max[n] = -typename V::Element(INFINITY);
   std::ptrdiff_t d = 0;
   do {  // once even if there are no dims: all scores are 0
-    const std::ptrdiff_t dims = head_dim - d < kHeadSlice ? head_dim - d : kHeadSlice;
+    const std::ptrdiff_t dims = slice_dims(work.head_dim - d);
+    const auto keys = dense_rows(work.key, begin, begin + count, d, dims, copy);
+    auto* const last_max = d + dims == work.head_dim ? max : nullptr;
     for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(0, count, [&](auto size, std::ptrdiff_t j) {
       constexpr int kKeys = decltype(size)::value;
-      const auto* key = keys + j * key_stride + d;
-      if (d == 0) {
-        score_tile<V, kVecs, kKeys, true>(key, key_stride, dims, queries, scores + j * kRows);
-      } else {
-        score_tile<V, kVecs, kKeys, false>(key, key_stride, dims, queries + d * kRows,
-                                           scores + j * kRows);
-      }
+      const auto tile =
+          d == 0 ? score_tile<V, kVecs, kKeys, true> : score_tile<V, kVecs, kKeys, false>;
+      tile(keys, j, dims, queries + d * kRows, scores + j * kRows, last_max);
     });
-    d += kHeadSlice;
-  } while (d < head_dim);
+    d += dims;
+  } while (d < work.head_dim);
 }
 
 }  // namespace

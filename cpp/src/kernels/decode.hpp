@@ -60,9 +60,8 @@ template <class V, int kRows>
 void store_decode(const Work& work, const Partial& total, std::ptrdiff_t padded) {
   using T = typename V::Element;
   for (int r = 0; r < work.num_rows; ++r) {
-    const T max = static_cast<const T*>(total.row_max)[r];
     const T row_sum = static_cast<const T*>(total.row_sum)[r];
-    static_cast<T*>(work.row_max)[r] = max;
+    static_cast<T*>(work.row_base)[r] = static_cast<const T*>(total.row_base)[r];
     static_cast<T*>(work.row_sum)[r] = row_sum;
     const T factor = work.normalise && row_sum != 0 ? T(1) / row_sum : T(1);
     const T* from = static_cast<const T*>(total.output) + r * padded;
@@ -89,13 +88,14 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
     const KeySpan span =
         cover_block(work, rows, begin, begin + kDecodeBlock < end ? begin + kDecodeBlock : end);
     if (span.cover == Cover::kNone) continue;
-    const auto keys = dense_rows(work.key, span.begin, span.end, work.head_dim, scratch.copy);
+    const auto keys = dense_rows(work.key, span.begin, span.end, 0, work.head_dim, scratch.copy);
     const std::ptrdiff_t offset = span.begin - begin;
     score_decode_block<V, kRows>(keys, span.size(), work.head_dim, scratch.queries,
                                  state.scores + offset * kRows);
     const std::ptrdiff_t filled = finish_scores<V, kRows>(work, rows, span, offset, state.scores);
     update_decode_softmax(state, filled);
-    const auto values = dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
+    const auto values =
+        dense_rows(work.value, span.begin, span.end, 0, work.value_dim, scratch.copy);
     const bool check = span.cover != Cover::kAll || work.bias.type != ScoreType::kNone;
     const DecodeValues<V, kRows> block{
         work, rows, span, values, state.scores + offset * kRows, state.rescale, check};

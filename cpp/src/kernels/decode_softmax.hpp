@@ -97,7 +97,7 @@ void update_decode_softmax(DecodeState<V, kRows>& state, std::ptrdiff_t filled) 
 #pragma GCC unroll 16
       for (int c = 0; c < State::kClassTiles; ++c, i += kTile) {
         if (i >= filled) break;
-        const auto weight = weight_of<V>(V::load(state.scores + i), base);
+        const auto weight = exp<V>(V::sub(V::load(state.scores + i), base), T(kWeightScale));
         sum[c] = V::add(sum[c], weight);
         V::store(state.scores + i, weight);
       }

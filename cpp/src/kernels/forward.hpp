@@ -4,11 +4,10 @@
 //   for each block of keys:
 //     S = K · Qᵀ                        scores, one query per lane        score_block
 //     S = mask(S)                       only where some row may not see   mask_block
-//     m' = max(m, max S)                over the keys                     update_softmax
-//     P = exp(S - m')
-//     l = l · exp(m - m') + sum P
-//     O = O · exp(m - m') + Vᵀ · P      rescaling costs one multiply-add  accumulate_values
-//     m = m'
+//     if max S > m + 8:                 over the keys; rarely true        raise_base
+//       l, O = l, O · exp(m - max S);  m = max S
+//     P = exp(S - m);  l = l + sum P                                      add_weights
+//     O = O + Vᵀ · P                                                      accumulate_values
 //   output = O / l                      transposed back                   store_output
 //
 // and everything else is how to do that well (Dao et al., arXiv:2205.14135 and 2307.08691, with
@@ -17,8 +16,8 @@
 //   strided or broadcast keys cost nothing extra;
 // - the softmax is vertical: no horizontal maximum or sum anywhere;
 // - the heads of a group are just more lanes, so K and V are read once per group.
-// Cost per block of R queries and C keys: R·C·(D + Dv) multiply-adds, R·C exponentials (13
-// instructions for a vector of them), reads of C·(D + Dv) elements.
+// Cost per block of R queries and C keys: R·C·(D + Dv) multiply-adds, R·C exponentials (as long as
+// 8 multiply-adds each: 6 % at D = Dv = 64), reads of C·(D + Dv) elements.
 #pragma once
 
 #include <cstddef>
@@ -50,7 +49,7 @@ struct ForwardScratch {
         chunk_outputs(cut.take<T>(value_dim * kRows)),
         scores(cut.take<T>(kKeyBlock * kRows)),
         visible(cut.take<T>(kKeyBlock * kRows)),
-        copy(cut.take<T>(kKeyBlock * (head_dim > value_dim ? head_dim : value_dim))) {}
+        copy(cut.take<T>(kKeyBlock * slice_dims(head_dim > value_dim ? head_dim : value_dim))) {}
 
   T* queries;        // [head_dim][rows]
   T* outputs;        // [value_dim][rows]
@@ -73,16 +72,23 @@ struct Sums {
 
   void clear() {
     for (int r = 0; r < kRows; ++r) {
-      state.max[r] = -T(INFINITY);
+      state.base[r] = -T(INFINITY);
       state.sum[r] = 0;
     }
     for (std::ptrdiff_t i = 0; i < value_dim * kRows; ++i) outputs[i] = 0;
   }
+  void rescale() {
+    for (std::ptrdiff_t i = 0; i < value_dim * kRows; i += kRows) {
+      for (int n = 0; n < kRows; n += V::kLanes) {
+        V::store(outputs + i + n, V::mul(V::load(outputs + i + n), V::load(state.rescale + n)));
+      }
+    }
+  }
   void add(const Sums& part) {
     for (int n = 0; n < kRows; n += V::kLanes) {
-      const Merge<V> merged(V::load(state.max + n), V::load(part.state.max + n));
+      const Merge<V> merged(V::load(state.base + n), V::load(part.state.base + n));
       V::store(state.sum + n, merged(V::load(state.sum + n), V::load(part.state.sum + n)));
-      V::store(state.max + n, merged.max);
+      V::store(state.base + n, merged.base);
       for (std::ptrdiff_t i = n; i < value_dim * kRows; i += kRows) {
         V::store(outputs + i, merged(V::load(outputs + i), V::load(part.outputs + i)));
       }
@@ -94,9 +100,9 @@ struct Sums {
       sink[r] = sink_of<T>(work, r < work.num_rows ? r : work.num_rows - 1);
     }
     for (int n = 0; n < kRows; n += V::kLanes) {
-      const Merge<V> merged(V::load(state.max + n), V::load(sink + n));
+      const Merge<V> merged(V::load(state.base + n), V::load(sink + n));
       V::store(state.sum + n, merged(V::load(state.sum + n), V::set1(T(kWeightScale))));
-      V::store(state.max + n, merged.max);
+      V::store(state.base + n, merged.base);
       for (std::ptrdiff_t i = n; i < value_dim * kRows; i += kRows) {
         V::store(outputs + i, merged(V::load(outputs + i), V::zero()));
       }
@@ -109,13 +115,14 @@ void store_output(const Work& work, const Sums<V, kVecs>& sums) {
   using T = typename V::Element;
   const SoftmaxState<V, kVecs>& state = sums.state;
   constexpr int kRows = kVecs * V::kLanes;
-  T* row_max = static_cast<T*>(work.row_max);
+  T* row_base = static_cast<T*>(work.row_base);
   T* row_sum = static_cast<T*>(work.row_sum);
   for (int r = 0; r < work.num_rows; ++r) {
-    row_max[r] = state.max[r];
+    row_base[r] = state.base[r];
     row_sum[r] = state.sum[r];
   }
-  for (int n = 0; n < kVecs; ++n) {
+  for (int n = 0; n < kVecs && n * V::kLanes < work.num_rows; ++n) {
+    const RowStore<V> store(work, n * V::kLanes);
     const auto sum = V::load(state.sum + n * V::kLanes);
     const auto empty = V::equal(sum, V::zero());
     const auto divisor = work.normalise ? V::select(empty, V::set1(1), sum) : V::set1(1);
@@ -124,27 +131,31 @@ void store_output(const Work& work, const Sums<V, kVecs>& sums) {
       const std::ptrdiff_t rest = work.value_dim - d;
       const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
       typename V::Vec columns[V::kLanes];
+#pragma GCC unroll 16
       for (int i = 0; i < V::kLanes; ++i) {
         columns[i] = i < count
                          ? V::mul(V::load(sums.outputs + (d + i) * kRows + n * V::kLanes), factor)
                          : V::zero();
       }
-      store_columns<V>(work, work.output, n * V::kLanes, columns, d, count);
+      store(columns, d, count);
     }
   }
 }
 
-// Scores of one span of keys as the softmax needs them: scaled, soft-capped, masked.
+// Scores of one span of keys as the softmax needs them: scaled, soft-capped, masked; and their
+// largest.
 template <class V, int kVecs>
 void score_span(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
-                KeySpan span, const ForwardScratch<V, kVecs>& scratch) {
-  const auto keys = dense_rows(work.key, span.begin, span.end, work.head_dim, scratch.copy);
-  score_block<V, kVecs>(keys.data, keys.stride, span.size(), work.head_dim, scratch.queries,
-                        scratch.scores);
-  if (work.softcap != 0) {
-    apply_softcap<V, kVecs>(scratch.scores, span.size(), work.softcap);
-  }
+                KeySpan span, const ForwardScratch<V, kVecs>& scratch,
+                SoftmaxState<V, kVecs>& state) {
+  const bool plain = work.softcap == 0 && work.bias.type == ScoreType::kNone &&
+                     !work.alibi_slopes && span.cover == Cover::kAll;
+  score_block<V, kVecs>(work, span.begin, span.size(), scratch.queries, scratch.copy,
+                        scratch.scores, plain ? state.block_max : nullptr);
+  if (plain) return;
+  if (work.softcap != 0) apply_softcap<V, kVecs>(scratch.scores, span.size(), work.softcap);
   mask_block<V, kVecs>(work, rows, span, scratch.scores);
+  find_block_max(state, scratch.scores, span.size());
 }
 
 // The sums over the keys [begin, end), block by block; false: interrupted. Blocks start at
@@ -154,19 +165,20 @@ bool sum_keys(const Work& work, const RowBlock<typename V::Element, kVecs * V::k
               std::ptrdiff_t begin, std::ptrdiff_t end, const ForwardScratch<V, kVecs>& scratch,
               Sums<V, kVecs>& sums) {
   sums.clear();
+  bool empty = true;
   if (begin < rows.lo_min) begin += (rows.lo_min - begin) / kKeyBlock * kKeyBlock;
   for (; begin < end; begin += kKeyBlock) {
     if (work.should_stop && work.should_stop(work.stop_context)) return false;
     const KeySpan span =
         cover_block(work, rows, begin, begin + kKeyBlock < end ? begin + kKeyBlock : end);
     if (span.cover == Cover::kNone) continue;
-    score_span(work, rows, span, scratch);
-    update_softmax(sums.state, scratch.scores, span.begin - begin, span.size());
-    const auto values = dense_rows(work.value, span.begin, span.end, work.value_dim, scratch.copy);
-    ValueBlock<V, kVecs> block{
-        work,           rows, span, span.begin - begin, values, scratch.scores, sums.state.rescale,
-        scratch.visible};
-    accumulate_values(block, sums.outputs);
+    const std::ptrdiff_t offset = span.begin - begin;
+    score_span(work, rows, span, scratch, sums.state);
+    if (raise_base(sums.state) && !empty) sums.rescale();
+    add_weights(sums.state, scratch.scores, offset, span.size());
+    ValueBlock<V, kVecs> block{work, rows, span, {}, scratch.scores, scratch.visible};
+    accumulate_values(block, offset, scratch.copy, sums.outputs);
+    empty = false;
   }
   return true;
 }

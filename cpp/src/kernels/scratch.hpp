@@ -37,11 +37,13 @@ struct DenseRows {
   std::ptrdiff_t stride;
 };
 
-// Rows [begin, end) of a matrix, read where they lie or, if head_dim is strided, from a copy.
+// `dims` dims from `dim` on of the rows [begin, end) of a matrix, read where they lie or, if
+// head_dim is strided, from a copy.
 template <class T>
 DenseRows<T> dense_rows(const Matrix& matrix, std::ptrdiff_t begin, std::ptrdiff_t end,
-                        std::ptrdiff_t dims, T* copy) {
-  const T* first = static_cast<const T*>(matrix.data) + begin * matrix.row_stride;
+                        std::ptrdiff_t dim, std::ptrdiff_t dims, T* copy) {
+  const T* first =
+      static_cast<const T*>(matrix.data) + begin * matrix.row_stride + dim * matrix.dim_stride;
   if (matrix.dim_stride == 1 || dims == 1) return {first, matrix.row_stride};
   for (std::ptrdiff_t row = 0; row < end - begin; ++row) {
     for (std::ptrdiff_t d = 0; d < dims; ++d) {

@@ -12,38 +12,41 @@
 namespace cpuattn {
 namespace {
 
-// Per row: the largest score so far, the sum of the weights relative to it, and by how much the
-// last block shrank what was summed before it.
+// Per row: the base that is subtracted from its scores, the sum of the weights relative to it, the
+// largest score of the block at hand, and by how much what was summed before it must shrink.
 template <class V, int kVecs>
 struct SoftmaxState {
   static constexpr int kRows = kVecs * V::kLanes;
-  alignas(64) typename V::Element max[kRows];
+  alignas(64) typename V::Element base[kRows];
   alignas(64) typename V::Element sum[kRows];
+  alignas(64) typename V::Element block_max[kRows];
   alignas(64) typename V::Element rescale[kRows];
 };
 
-// What is subtracted before exp: the maximum, or 0 for a row that has seen no key, so that
+// The base of a row follows its maximum only when that is so much larger: weights are then at most
+// exp(8), which loses no digit, and after the first blocks hardly any score makes sums shrink.
+// (Lazy rescaling: FlashAttention-4.) The division at the end uses the same base: nothing is
+// approximated.
+constexpr int kBaseSlack = 8;
+
+// What is subtracted before exp: the base, or 0 for a row that has seen no key, so that
 // its scores (-inf) become exp(-inf) = 0 and not exp(-inf + inf) = NaN.
 template <class V>
 inline typename V::Vec softmax_base(typename V::Vec max) {
   return V::select(V::equal(max, V::set1(-INFINITY)), V::zero(), max);
 }
 
-template <class V>
-inline typename V::Vec weight_of(typename V::Vec score, typename V::Vec base) {
-  return exp<V>(V::sub(score, base), static_cast<typename V::Element>(kWeightScale));
-}
-
-// How two sums over disjoint keys become one: each is shrunk to the larger maximum. Adding to
-// nothing (max = -inf, sum = 0) changes no bit.
+// How two sums over disjoint keys become one: each is shrunk to the larger base. Adding to
+// nothing (base = -inf, sum = 0) changes no bit.
 template <class V>
 struct Merge {
-  typename V::Vec max, keep, take;
+  typename V::Vec base, keep, take;
 
-  Merge(typename V::Vec total_max, typename V::Vec part_max) : max(V::max(total_max, part_max)) {
-    const auto base = softmax_base<V>(max);
-    keep = exp<V>(V::sub(total_max, base));
-    take = exp<V>(V::sub(part_max, base));
+  Merge(typename V::Vec total_base, typename V::Vec part_base)
+      : base(V::max(total_base, part_base)) {
+    const auto subtrahend = softmax_base<V>(base);
+    keep = exp<V>(V::sub(total_base, subtrahend));
+    take = exp<V>(V::sub(part_base, subtrahend));
   }
   typename V::Vec operator()(typename V::Vec total, typename V::Vec part) const {
     return V::fma(total, keep, V::mul(part, take));
@@ -61,27 +64,60 @@ T sink_of(const Work& work, std::ptrdiff_t row) {
 // weights are all rounded alike, and a long plain sum of them would drift.
 constexpr std::ptrdiff_t kSumGroup = 8;
 
-// Turns `count` keys of scores[key][row] into weights in place, and updates the state. `offset`
+// block_max = the largest of `count` keys of scores[key][row]; NaN is passed over.
+template <class V, int kVecs>
+void find_block_max(SoftmaxState<V, kVecs>& state, const typename V::Element* scores,
+                    std::ptrdiff_t count) {
+  constexpr int kRows = kVecs * V::kLanes;
+  typename V::Vec max[kVecs];
+#pragma GCC unroll 8
+  for (int n = 0; n < kVecs; ++n) max[n] = V::set1(-INFINITY);
+  for (std::ptrdiff_t j = 0; j < count; ++j) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kVecs; ++n) {
+      max[n] = V::max(V::load(scores + j * kRows + n * V::kLanes), max[n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int n = 0; n < kVecs; ++n) V::store(state.block_max + n * V::kLanes, max[n]);
+}
+
+// Raises the base of rows that met a much larger score; true: what was summed before must be
+// multiplied by `rescale`, which is 1 for the other rows.
+template <class V, int kVecs>
+bool raise_base(SoftmaxState<V, kVecs>& state) {
+  const auto is_larger = [&](int n) {
+    const auto limit = V::add(V::load(state.base + n), V::set1(kBaseSlack));
+    return V::less(limit, V::load(state.block_max + n));
+  };
+  bool raised = false;
+  for (int n = 0; n < state.kRows; n += V::kLanes) raised |= V::any(is_larger(n));
+  if (!raised) return false;
+  for (int n = 0; n < state.kRows; n += V::kLanes) {
+    const auto old = V::load(state.base + n);
+    const auto base = V::select(is_larger(n), V::load(state.block_max + n), old);
+    const auto rescale = exp<V>(V::sub(old, softmax_base<V>(base)));
+    V::store(state.rescale + n, rescale);
+    V::store(state.sum + n, V::mul(V::load(state.sum + n), rescale));
+    V::store(state.base + n, base);
+  }
+  return true;
+}
+
+// Turns `count` keys of scores[key][row] into weights in place, and adds them to the sums. `offset`
 // keys of the block were left out before the first one: groups start at the same keys for all.
 template <class V, int kVecs>
-void update_softmax(SoftmaxState<V, kVecs>& state, typename V::Element* scores,
-                    std::ptrdiff_t offset, std::ptrdiff_t count) {
+void add_weights(SoftmaxState<V, kVecs>& state, typename V::Element* scores, std::ptrdiff_t offset,
+                 std::ptrdiff_t count) {
+  using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
   constexpr int kStep = kVecs < V::kTileVecs ? kVecs : V::kTileVecs;
   for (int first = 0; first < kRows; first += kStep * V::kLanes) {
-    typename V::Vec max[kStep], base[kStep], sum[kStep];
-#pragma GCC unroll 4
-    for (int n = 0; n < kStep; ++n) max[n] = V::load(state.max + first + n * V::kLanes);
-    for (std::ptrdiff_t j = 0; j < count; ++j) {
-#pragma GCC unroll 4
-      for (int n = 0; n < kStep; ++n) {
-        max[n] = V::max(max[n], V::load(scores + j * kRows + first + n * V::kLanes));
-      }
-    }
+    typename V::Vec base[kStep], sum[kStep];
 #pragma GCC unroll 4
     for (int n = 0; n < kStep; ++n) {
-      base[n] = softmax_base<V>(max[n]);
-      sum[n] = V::zero();
+      base[n] = softmax_base<V>(V::load(state.base + first + n * V::kLanes));
+      sum[n] = V::load(state.sum + first + n * V::kLanes);
     }
     for (std::ptrdiff_t j = 0; j < count;) {
       const std::ptrdiff_t next = j + kSumGroup - (offset + j) % kSumGroup;
@@ -93,7 +129,7 @@ void update_softmax(SoftmaxState<V, kVecs>& state, typename V::Element* scores,
 #pragma GCC unroll 4
         for (int n = 0; n < kStep; ++n) {
           auto* score = scores + j * kRows + first + n * V::kLanes;
-          const auto weight = weight_of<V>(V::load(score), base[n]);
+          const auto weight = exp_weight<V>(V::sub(V::load(score), base[n]), T(kWeightScale));
           group[n] = V::add(group[n], weight);
           V::store(score, weight);
         }
@@ -102,13 +138,7 @@ void update_softmax(SoftmaxState<V, kVecs>& state, typename V::Element* scores,
       for (int n = 0; n < kStep; ++n) sum[n] = V::add(sum[n], group[n]);
     }
 #pragma GCC unroll 4
-    for (int n = 0; n < kStep; ++n) {
-      const int row = first + n * V::kLanes;
-      const auto rescale = exp<V>(V::sub(V::load(state.max + row), base[n]));
-      V::store(state.rescale + row, rescale);
-      V::store(state.sum + row, V::fma(V::load(state.sum + row), rescale, sum[n]));
-      V::store(state.max + row, max[n]);
-    }
+    for (int n = 0; n < kStep; ++n) V::store(state.sum + first + n * V::kLanes, sum[n]);
   }
 }
 

@@ -27,11 +27,9 @@ struct ValueBlock {
   const Work& work;
   const RowBlock<T, kVecs * V::kLanes>& rows;
   KeySpan span;
-  std::ptrdiff_t offset;  // keys of the block before the span
-  DenseRows<T> values;
-  const T* weights;  // [key][rows]
-  const T* rescale;  // [rows]
-  T* visible;        // [key][rows], valid once `traced`
+  DenseRows<T> values;  // of the slice of dims at hand
+  const T* weights;     // [key][rows]
+  T* visible;           // [key][rows], valid once `traced`
   bool traced = false;
 };
 
@@ -40,23 +38,16 @@ struct KeyGroup {
   std::ptrdiff_t begin, end;
 };
 
-// In the first group of a block output · rescale + sum, in the others output + sum.
 template <class V, int kVecs, int kDims, int kCols>
-[[gnu::always_inline]] inline void add_tile(const Tile<V, kDims, kCols>& tile, bool first_group,
-                                            const typename V::Element* rescale,
+[[gnu::always_inline]] inline void add_tile(const Tile<V, kDims, kCols>& tile,
                                             typename V::Element* outputs) {
   constexpr int kRows = kVecs * V::kLanes;
-  typename V::Vec factor[kCols];
-#pragma GCC unroll 16
-  for (int n = 0; n < kCols; ++n) {
-    factor[n] = first_group ? V::load(rescale + n * V::kLanes) : V::set1(1);
-  }
 #pragma GCC unroll 16
   for (int m = 0; m < kDims; ++m) {
 #pragma GCC unroll 16
     for (int n = 0; n < kCols; ++n) {
       auto* output = outputs + m * kRows + n * V::kLanes;
-      V::store(output, V::fma(V::load(output), factor[n], tile.at[m][n]));
+      V::store(output, V::add(V::load(output), tile.at[m][n]));
     }
   }
 }
@@ -84,8 +75,7 @@ template <class V, int kVecs>
         const auto is_hidden = V::equal(V::load(block.visible + j * kRows + row), hidden);
         sum = V::select(is_hidden, sum, next);
       }
-      const Tile<V, 1, 1> tile{{{sum}}};
-      add_tile<V, kVecs>(tile, group.begin == 0, block.rescale + row, outputs + d * kRows + row);
+      add_tile<V, kVecs>(Tile<V, 1, 1>{{{sum}}}, outputs + d * kRows + row);
     }
   }
 }
@@ -101,44 +91,56 @@ bool all_finite(const Tile<V, kRows, kCols>& tile) {
   return !V::any(V::is_nan(probe));
 }
 
-// outputs[d][row] = outputs[d][row] · rescale[row] + sum over keys of value[d] · weight[row],
-// for kDims dims. kCheck: some rows may not see some of the keys.
+// outputs[d][row] += sum over the keys of the group of value[d] · weight[row], for kDims dims.
+// kCheck: some rows may not see some of the keys.
 template <class V, int kVecs, int kDims, bool kCheck>
-[[gnu::noinline]] void value_tile(ValueBlock<V, kVecs>& block, std::ptrdiff_t dim,
+[[gnu::noinline]] void value_tile(ValueBlock<V, kVecs>& block, KeyGroup group, std::ptrdiff_t dim,
                                   typename V::Element* outputs) {
   constexpr int kCols = kTileCols<V, kVecs>;
   constexpr int kRows = kVecs * V::kLanes;
-  const std::ptrdiff_t count = block.span.size();
   for (int first = 0; first < kRows; first += kCols * V::kLanes) {
-    KeyGroup group{0, kValueGroup - block.offset % kValueGroup};
-    for (; group.begin < count; group = {group.end, group.end + kValueGroup}) {
-      group.end = group.end < count ? group.end : count;
-      Tile<V, kDims, kCols> tile;
-      multiply(tile, block.values.data + group.begin * block.values.stride + dim, UnitStride{},
-               block.values.stride, block.weights + group.begin * kRows + first, kRows,
-               group.end - group.begin);
-      if (kCheck && !all_finite(tile)) {
-        accumulate_visible(block, group, dim, kDims, first, kCols, outputs);
-        continue;
-      }
-      add_tile<V, kVecs>(tile, group.begin == 0, block.rescale + first,
-                         outputs + dim * kRows + first);
+    Tile<V, kDims, kCols> tile;
+    multiply(tile, block.values.data + group.begin * block.values.stride + dim, UnitStride{},
+             block.values.stride, block.weights + group.begin * kRows + first, kRows,
+             group.end - group.begin);
+    if (kCheck && !all_finite(tile)) {
+      accumulate_visible(block, group, dim, kDims, first, kCols, outputs);
+    } else {
+      add_tile<V, kVecs>(tile, outputs + dim * kRows + first);
     }
   }
 }
 
+// `offset` keys of the block lie before the span. Group by group, so that its values and weights
+// stay in the L1 cache while all dims are multiplied.
 template <class V, int kVecs>
-void accumulate_values(ValueBlock<V, kVecs>& block, typename V::Element* outputs) {
+void accumulate_slice(ValueBlock<V, kVecs>& block, std::ptrdiff_t offset, std::ptrdiff_t dims,
+                      typename V::Element* outputs) {
   const bool check = block.span.cover != Cover::kAll || block.work.bias.type != ScoreType::kNone;
-  for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(
-      0, block.work.value_dim, [&](auto size, std::ptrdiff_t dim) {
-        constexpr int kDims = decltype(size)::value;
-        if (check) {
-          value_tile<V, kVecs, kDims, true>(block, dim, outputs);
-        } else {
-          value_tile<V, kVecs, kDims, false>(block, dim, outputs);
-        }
-      });
+  const std::ptrdiff_t count = block.span.size();
+  KeyGroup group{0, kValueGroup - offset % kValueGroup};
+  for (; group.begin < count; group = {group.end, group.end + kValueGroup}) {
+    group.end = group.end < count ? group.end : count;
+    for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(0, dims, [&](auto size, std::ptrdiff_t dim) {
+      constexpr int kDims = decltype(size)::value;
+      const auto tile =
+          check ? value_tile<V, kVecs, kDims, true> : value_tile<V, kVecs, kDims, false>;
+      tile(block, group, dim, outputs);
+    });
+  }
+}
+
+// All dims at once where values are read in place, else in slices that fit the copy.
+template <class V, int kVecs>
+void accumulate_values(ValueBlock<V, kVecs>& block, std::ptrdiff_t offset,
+                       typename V::Element* copy, typename V::Element* outputs) {
+  const Matrix& value = block.work.value;
+  const std::ptrdiff_t value_dim = block.work.value_dim;
+  for (std::ptrdiff_t d = 0, dims; d < value_dim; d += dims) {
+    dims = value.dim_stride == 1 ? value_dim : slice_dims(value_dim - d);
+    block.values = dense_rows(value, block.span.begin, block.span.end, d, dims, copy);
+    accumulate_slice(block, offset, dims, outputs + d * kVecs * V::kLanes);
+  }
 }
 
 }  // namespace

@@ -60,6 +60,12 @@ struct Avx2F32 {
                                             23);  // 2^-127 and less become 0
     return mul(p, _mm256_castsi256_ps(power));
   }
+  static Vec split(Vec y, Vec* fraction) {
+    const Vec bounded = max(set1(-127), y);
+    const Vec n = _mm256_floor_ps(bounded);
+    *fraction = sub(bounded, n);
+    return n;
+  }
 
   static Mask less(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
   static Mask equal(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
@@ -140,6 +146,12 @@ struct Avx2F64 {
     const __m256i normal = _mm256_cmpgt_epi64(exponent, _mm256_setzero_si256());
     const __m256i power = _mm256_slli_epi64(_mm256_and_si256(exponent, normal), 52);
     return mul(p, _mm256_castsi256_pd(power));
+  }
+  static Vec split(Vec y, Vec* fraction) {
+    const Vec bounded = max(set1(-1023), y);
+    const Vec n = _mm256_floor_pd(bounded);
+    *fraction = sub(bounded, n);
+    return n;
   }
 
   static Mask less(Vec a, Vec b) { return _mm256_cmp_pd(a, b, _CMP_LT_OQ); }

@@ -45,6 +45,10 @@ struct Avx512F32 {
   static Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
   static Vec round(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT); }
   static Vec mul_pow2(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
+  static Vec split(Vec y, Vec* fraction) {
+    *fraction = _mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF);  // of -inf: 0
+    return y;                                                // scalef takes the floor
+  }
 
   static Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
   static Mask equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
@@ -145,6 +149,10 @@ struct Avx512F64 {
   static Vec min(Vec a, Vec b) { return _mm512_min_pd(a, b); }
   static Vec round(Vec v) { return _mm512_roundscale_pd(v, _MM_FROUND_TO_NEAREST_INT); }
   static Vec mul_pow2(Vec p, Vec n) { return _mm512_scalef_pd(p, n); }
+  static Vec split(Vec y, Vec* fraction) {
+    *fraction = _mm512_reduce_pd(y, _MM_FROUND_TO_NEG_INF);  // of -inf: 0
+    return y;                                                // scalef takes the floor
+  }
 
   static Mask less(Vec a, Vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
   static Mask equal(Vec a, Vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }

@@ -52,6 +52,12 @@ struct NeonF32 {
     const int32x4_t power = vshlq_n_s32(vmaxq_s32(exponent, vdupq_n_s32(0)), 23);
     return mul(p, vreinterpretq_f32_s32(power));
   }
+  static Vec split(Vec y, Vec* fraction) {
+    const Vec bounded = max(set1(-127), y);
+    const Vec n = vrndmq_f32(bounded);
+    *fraction = sub(bounded, n);
+    return n;
+  }
 
   static Mask less(Vec a, Vec b) { return vcltq_f32(a, b); }
   static Mask equal(Vec a, Vec b) { return vceqq_f32(a, b); }
@@ -115,6 +121,12 @@ struct NeonF64 {
     const uint64x2_t normal = vcgtq_s64(exponent, vdupq_n_s64(0));
     const uint64x2_t power = vshlq_n_u64(vandq_u64(vreinterpretq_u64_s64(exponent), normal), 52);
     return mul(p, vreinterpretq_f64_u64(power));
+  }
+  static Vec split(Vec y, Vec* fraction) {
+    const Vec bounded = max(set1(-1023), y);
+    const Vec n = vrndmq_f64(bounded);
+    *fraction = sub(bounded, n);
+    return n;
   }
 
   static Mask less(Vec a, Vec b) { return vcltq_f64(a, b); }

@@ -80,6 +80,15 @@ struct ScalarVec {
     const Mask power = (exponent & (exponent > 0)) << kMantissa;  // 2^-kBias and less become 0
     return p * reinterpret_cast<Vec>(power);
   }
+  // y = n + fraction with fraction in [0, 1): returns n as mul_pow2 takes it. y is at most 127
+  // (float) or 1023 (double); -inf gives the fraction 0 and a power of 0, NaN the fraction NaN.
+  static Vec split(Vec y, Vec* fraction) {
+    const Vec bounded = max(set1(sizeof(T) == 4 ? -127 : -1023), y);
+    const Vec nearest = round(bounded);
+    const Vec n = nearest > bounded ? nearest - 1 : nearest;
+    *fraction = bounded - n;
+    return n;
+  }
 
   // Comparisons are false where either side is NaN.
   static Mask less(Vec a, Vec b) { return a < b; }

@@ -1,6 +1,6 @@
 // The kernel of attention_weights: the scores of a block of queries, up to the stage asked for,
 // written out as rows of the full (query, key) matrix. It shares every step with forward.hpp;
-// the softmax of a row is exp(score - max) / sum, with the max and sum of the forward kernel.
+// the softmax of a row is exp(score - base) / sum, with the base and sum of the forward kernel.
 #pragma once
 
 #include <math.h>
@@ -12,18 +12,18 @@
 namespace cpuattn {
 namespace {
 
-// The maxima and sums of the rows, as the forward kernel found them. (Their logarithm in one
+// The bases and sums of the rows, as the forward kernel found them. (Their logarithm in one
 // number, the lse, would lose digits where scores are large.)
 template <class T, int kRows>
 struct RowSums {
-  T max[kRows] = {};
+  T base[kRows] = {};
   T factor[kRows] = {};  // 1 / sum; 0 for a row that sees nothing
 
   explicit RowSums(const Work& work) {
     if (work.stage != Stage::kWeights) return;
     for (int r = 0; r < work.num_rows; ++r) {
       const T sum = static_cast<const T*>(work.row_sum)[r];
-      max[r] = static_cast<const T*>(work.row_max)[r];
+      base[r] = static_cast<const T*>(work.row_base)[r];
       factor[r] = sum == 0 ? T(0) : T(1) / sum;
     }
   }
@@ -32,9 +32,11 @@ struct RowSums {
 template <class V, int kVecs>
 void store_scores(const Work& work, KeySpan span, const typename V::Element* scores,
                   const RowSums<typename V::Element, kVecs * V::kLanes>& sums) {
+  using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
   for (int n = 0; n < kRows; n += V::kLanes) {
     if (n >= work.num_rows) return;
+    const RowStore<V> store(work, n);
     for (std::ptrdiff_t j = 0; j < span.size(); j += V::kLanes) {
       const std::ptrdiff_t rest = span.size() - j;
       const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
@@ -42,11 +44,12 @@ void store_scores(const Work& work, KeySpan span, const typename V::Element* sco
       for (int i = 0; i < V::kLanes; ++i) {
         columns[i] = i < count ? V::load(scores + (j + i) * kRows + n) : V::zero();
         if (work.stage == Stage::kWeights) {
-          const auto base = softmax_base<V>(V::load(sums.max + n));
-          columns[i] = V::mul(weight_of<V>(columns[i], base), V::load(sums.factor + n));
+          const auto base = softmax_base<V>(V::load(sums.base + n));
+          const auto weight = exp<V>(V::sub(columns[i], base), T(kWeightScale));
+          columns[i] = V::mul(weight, V::load(sums.factor + n));
         }
       }
-      store_columns<V>(work, work.output, n, columns, span.begin + j, count);
+      store(columns, span.begin + j, count);
     }
   }
 }
@@ -67,9 +70,8 @@ void weights_block(const Work& work, void* memory) {
     if (work.should_stop && work.should_stop(work.stop_context)) return;
     const std::ptrdiff_t end = begin + kKeyBlock < work.key_end ? begin + kKeyBlock : work.key_end;
     const KeySpan span{begin, end, Cover::kSome};
-    const auto keys = dense_rows(work.key, begin, end, work.head_dim, scratch.copy);
-    score_block<V, kVecs>(keys.data, keys.stride, span.size(), work.head_dim, scratch.queries,
-                          scratch.scores);
+    score_block<V, kVecs>(work, begin, span.size(), scratch.queries, scratch.copy, scratch.scores,
+                          nullptr);
     if (work.softcap != 0 && work.stage != Stage::kScores) {
       apply_softcap<V, kVecs>(scratch.scores, span.size(), work.softcap);
     }
