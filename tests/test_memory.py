@@ -39,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "long": {"query": (2, 4096, 64), "key": (2, 4096, 64), "options": "{}"},
     "causal": {"query": (2, 4096, 64), "key": (2, 4096, 64), "options": "{'causal': True}"},
     "wide": {"query": (2, 500, 256), "key": (2, 500, 256), "options": "{}"},
+    "widest": {"query": (2, 70, 2048), "key": (2, 1500, 2048), "options": "{}"},
     "mla": {"query": (16, 64, 576), "key": (1, 900, 576), "options": "{}"},
     "few rows": {"query": (32, 1, 128), "key": (8, 20000, 128), "options": "{}"},
     "grouped": {"query": (64, 3, 64), "key": (1, 50000, 64), "options": "{'sinks': np.ones(64)}"},
@@ -81,14 +82,18 @@ def test_python_allocates_nothing_large(queries: int) -> None:
     assert peak < 32 * 1024
 
 
+# (queries, head_dim), 9 rows and more: the forward kernel.
+WIDE = tuple((queries, dim) for queries in (1, 8, 9, 1000) for dim in (1024, 1152, 1536, 2048))
+
+
 def test_scratch_does_not_grow_with_the_lengths(isa: str, dtype: Dtype) -> None:
     assert isa in cpuattn.isas()
     one = np.zeros((), dtype)
-    for queries, head_dim in ((1, 64), (1, 128), (8, 128), (64, 64), (2**20, 128), (2**16, 576)):
+    for queries, head_dim in ((1, 64), (1, 128), (8, 128), (64, 64), (2**20, 128), (2**16, 576)) + WIDE:
         query = np.broadcast_to(one, (queries, head_dim))
         plans = [
             cpuattn.explain(query, key, key, num_threads=2)
-            for key in (np.broadcast_to(one, (keys, head_dim)) for keys in (10**5, 10**7, 10**9))
+            for key in (np.broadcast_to(one, (keys, head_dim)) for keys in (700, 10**5, 10**9))
         ]
         for plan in plans:
             assert plan["scratch_bytes"] <= 2 * MIB * plan["threads"]

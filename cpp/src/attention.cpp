@@ -84,8 +84,27 @@ const Kernels& kernels_for(DType dtype) {
   return dtype == DType::kFloat32 ? isa.float32 : isa.float64;
 }
 
-PlanLimits plan_limits(const Kernels& kernels) {
-  return {kernels.lanes, kernels.query_block, kernels.decode_rows, kernels.key_block};
+// What a thread may use: half of it for its own work, and what is left for results that wait.
+constexpr std::size_t kThreadBytes = std::size_t{2} << 20;
+
+// Wide heads take fewer rows at a time. Some 2000 dims fit with the fewest.
+PlanLimits plan_limits(const Kernels& kernels, const PlanShape& shape) {
+  PlanLimits limits{kernels.lanes, kernels.query_block, kernels.decode_rows, kernels.key_block};
+  const auto own_bytes = [&](int rows, auto scratch) {
+    return scratch(shape.head_dim, shape.value_dim, rows) +
+           static_cast<std::size_t>(rows * (shape.value_dim + 2)) * shape.element_size + 64;
+  };
+  std::size_t own = own_bytes(limits.query_block, kernels.forward_scratch);
+  while (own > kThreadBytes / 2 && limits.query_block > limits.lanes) {
+    limits.query_block /= 2;
+    own = own_bytes(limits.query_block, kernels.forward_scratch);
+  }
+  if (shape.rows() <= limits.decode_rows) {
+    own = own_bytes(static_cast<int>(shape.rows()), kernels.decode_scratch);
+  }
+  const std::size_t rest = own < kThreadBytes ? kThreadBytes - own : 0;
+  limits.partial_bytes = std::min(limits.partial_bytes, rest);
+  return limits;
 }
 
 int threads_for(const Options& options) {
@@ -95,19 +114,19 @@ int threads_for(const Options& options) {
 void attend(const Call& call, const Options& options, bool raw_sums) {
   const Kernels& kernels = kernels_for(call.dtype);
   const PlanShape shape = plan_shape(call);
-  const Plan plan = make_plan(shape, plan_limits(kernels), threads_for(options));
+  const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
   if (plan.work_items == 0) return;
   Run run{call, kernels, plan, shape};
   run.raw_sums = raw_sums;
   lay_out(run);
   const std::size_t own = run.thread_bytes * static_cast<std::size_t>(plan.threads);
-  const Scratch scratch(own + split_bytes(run));
+  const Scratch scratch(own + plan.partial_bytes);
   run.scratch = scratch.data();
   run.partials = run.scratch + own;
   execute_attention(run, options);
 }
 
-// The largest score and the sum of every row, as pairs in memory that `call.lse` then names: the
+// The base and the sum of every row, as pairs in memory that `call.lse` then names: the
 // forward pass over values of no dimensions.
 std::vector<unsigned char> find_sums(Call& call, const Options& options) {
   const Shapes shapes = call.shapes;
@@ -145,7 +164,7 @@ void attention_weights(const View& query, const View& key, const View& output, W
   if (stage == WeightStage::kWeights) sums = find_sums(call, options);
   const Kernels& kernels = kernels_for(call.dtype);
   const PlanShape shape = plan_shape(call);
-  PlanLimits limits = plan_limits(kernels);
+  PlanLimits limits = plan_limits(kernels, shape);
   limits.decode_rows = 0;  // always queries in the lanes
   Plan plan = make_plan(shape, limits, threads_for(options));
   if (plan.work_items == 0) return;
@@ -162,7 +181,7 @@ Explanation explain(const View& query, const View& key, const View& value, const
   const Call call = resolve(query, key, &value, nullptr, nullptr, options);
   const Kernels& kernels = kernels_for(call.dtype);
   const PlanShape shape = plan_shape(call);
-  const Plan plan = make_plan(shape, plan_limits(kernels), threads_for(options));
+  const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
   Explanation e;
   e.isa = current_isa().name;
   e.kernel = plan.work_items == 0 ? "empty" : plan.decode ? "decode" : "forward";
@@ -175,7 +194,7 @@ Explanation explain(const View& query, const View& key, const View& value, const
   e.num_chunks = plan.num_chunks;
   e.work_items = plan.work_items;
   e.threads = plan.threads;
-  e.scratch_bytes = run.thread_bytes * static_cast<std::size_t>(plan.threads) + split_bytes(run);
+  e.scratch_bytes = run.thread_bytes * static_cast<std::size_t>(plan.threads) + plan.partial_bytes;
   return e;
 }
 

@@ -12,10 +12,6 @@ namespace {
 
 constexpr std::ptrdiff_t kMaxBlockRows = 64;  // of any kernel
 
-std::size_t partial_size(const PlanShape& shape, std::ptrdiff_t rows) {
-  return align(static_cast<std::size_t>(rows * (shape.value_dim + 2)) * shape.element_size);
-}
-
 Partial partial_at(unsigned char* memory, const Run& run, std::ptrdiff_t rows) {
   unsigned char* max = memory + rows * run.shape.value_dim * run.element();
   return {memory, max, max + rows * run.element()};
@@ -27,17 +23,17 @@ void aim_at(Work& work, const Partial& partial, std::ptrdiff_t element) {
   const std::ptrdiff_t dims = work.value_dim;
   char* first = static_cast<char*>(partial.output) - work.first_row * dims * element;
   work.output = {first, dims, work.group * dims, 1};
-  work.row_max = partial.row_max;
+  work.row_base = partial.row_base;
   work.row_sum = partial.row_sum;
   work.normalise = false;
 }
 
 template <class T>
 void start_total(const Work& work, const Partial& total) {
-  T* max = static_cast<T*>(total.row_max);
+  T* base = static_cast<T*>(total.row_base);
   T* sum = static_cast<T*>(total.row_sum);
   T* output = static_cast<T*>(total.output);
-  std::fill(max, max + work.num_rows, -std::numeric_limits<T>::infinity());
+  std::fill(base, base + work.num_rows, -std::numeric_limits<T>::infinity());
   std::fill(sum, sum + work.num_rows, T(0));
   std::fill(output, output + work.num_rows * work.value_dim, T(0));
 }
@@ -62,20 +58,20 @@ char* lse_at(const Run& run, const Work& work, const HeadIndex& index, std::ptrd
          row / work.group * run.call.lse.stride[1];
 }
 
-// lse = max + log(sum): -inf on an empty row, NaN where the row is NaN.
+// lse = base + log(sum): -inf on an empty row, NaN where the row is NaN.
 template <class T>
 void store_lse(const Run& run, const Work& work, const HeadIndex& index, const Partial& state) {
   if (!run.call.lse) return;
   for (std::ptrdiff_t r = 0; r < work.num_rows; ++r) {
-    const T max = static_cast<const T*>(state.row_max)[r];
+    const T base = static_cast<const T*>(state.row_base)[r];
     const T sum = static_cast<const T*>(state.row_sum)[r];
     T* to = reinterpret_cast<T*>(lse_at(run, work, index, r));
     if (run.raw_sums) {
-      to[0] = max;
+      to[0] = base;
       to[1] = sum;
     } else {
       to[0] = sum == 0 ? -std::numeric_limits<T>::infinity()
-                       : max + std::log(sum / static_cast<T>(kWeightScale));
+                       : base + std::log(sum / static_cast<T>(kWeightScale));
     }
   }
 }
@@ -95,7 +91,7 @@ void run_block(const Run& run, int thread, const Item& item, const StopCheck& st
   unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
   const Partial total = partial_at(scratch + run.kernel_bytes, run, item.num_rows);
   work.output = matrix(index.query_head(run.call.output), run.call.output, run.call.dtype);
-  work.row_max = total.row_max;
+  work.row_base = total.row_base;
   work.row_sum = total.row_sum;
   run_kernel(run, work, scratch);
   store_lse<T>(run, work, index, total);
@@ -104,7 +100,7 @@ void run_block(const Run& run, int thread, const Item& item, const StopCheck& st
 Partial split_partial(const Run& run, const Item& item, std::ptrdiff_t chunk) {
   const std::ptrdiff_t block = item.head * run.plan.num_query_blocks + item.block;
   const std::ptrdiff_t slot = block * run.plan.num_chunks + chunk;
-  return partial_at(run.partials + static_cast<std::size_t>(slot) * run.part_bytes, run,
+  return partial_at(run.partials + static_cast<std::size_t>(slot) * run.plan.part_bytes, run,
                     item.num_rows);
 }
 
@@ -150,13 +146,13 @@ void run_weights(const Run& run, int thread, const Item& item, const StopCheck& 
   if (run.stage == Stage::kScores) work.softcap = 0;
   work.output = matrix(index.query_head(run.call.output), run.call.output, run.call.dtype);
   unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
-  T max[kMaxBlockRows], sum[kMaxBlockRows];
+  T base[kMaxBlockRows], sum[kMaxBlockRows];
   for (std::ptrdiff_t r = 0; run.call.lse && r < item.num_rows; ++r) {
     const T* from = reinterpret_cast<const T*>(lse_at(run, work, index, r));
-    max[r] = from[0];
+    base[r] = from[0];
     sum[r] = from[1];
   }
-  work.row_max = max;
+  work.row_base = base;
   work.row_sum = sum;
   run.kernels.weights(work, scratch);
 }
@@ -209,15 +205,7 @@ void lay_out(Run& run) {
   const int rows = static_cast<int>(std::min(plan.query_block, run.shape.rows()));
   const auto scratch = plan.decode ? run.kernels.decode_scratch : run.kernels.forward_scratch;
   run.kernel_bytes = align(scratch(run.shape.head_dim, run.shape.value_dim, rows));
-  run.part_bytes = partial_size(run.shape, rows);
-  run.thread_bytes = run.kernel_bytes + run.part_bytes;
-}
-
-std::size_t split_bytes(const Run& run) {
-  if (!run.plan.split) return 0;
-  const Plan& plan = run.plan;
-  const auto blocks = run.shape.batch * run.shape.kv_heads * plan.num_query_blocks;
-  return static_cast<std::size_t>(blocks * plan.num_chunks) * run.part_bytes;
+  run.thread_bytes = run.kernel_bytes + plan.part_bytes;
 }
 
 Plan unsplit(Plan plan) {

@@ -16,11 +16,10 @@ struct Run {
   const Plan& plan;
   const PlanShape& shape;
   Stage stage = Stage::kWeights;
-  bool raw_sums = false;              // for attention_weights: lse holds pairs (max, sum)
+  bool raw_sums = false;              // for attention_weights: lse holds pairs (base, sum)
   unsigned char* scratch = nullptr;   // of all threads
   std::size_t kernel_bytes = 0;       // per thread: what the kernel asks for,
-  std::size_t part_bytes = 0;         // the results of one item,
-  std::size_t thread_bytes = 0;       // and all together
+  std::size_t thread_bytes = 0;       // and the results of one item with it
   unsigned char* partials = nullptr;  // results of all chunks, where chunks are items
 
   std::ptrdiff_t element() const { return static_cast<std::ptrdiff_t>(shape.element_size); }
@@ -28,8 +27,6 @@ struct Run {
 
 // Sizes the memory of a run: per thread the kernel's scratch and the results of its item.
 void lay_out(Run& run);
-// Memory for the results of chunks that wait to be merged.
-std::size_t split_bytes(const Run& run);
 
 // Both throw Interrupted. The run's memory has been assigned.
 void execute_attention(const Run& run, const Options& options);

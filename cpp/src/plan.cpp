@@ -11,9 +11,10 @@ std::ptrdiff_t divide_up(std::ptrdiff_t a, std::ptrdiff_t b) { return (a + b - 1
 // waking a thread costs more than it brings.
 constexpr double kMinWorkPerThread = 500e3;
 
-// Keys per chunk, in key blocks of the forward kernel: 1056 keys of 96. Of 5 to 14, 16 and 22
-// blocks this one keeps the threads busiest (tests/cpp/test_plan.cpp).
-constexpr std::ptrdiff_t kForwardChunkBlocks = 11;
+// Keys per chunk, in key blocks of the forward kernel: 672 keys of 96. Of 3 to 12 blocks this one
+// keeps the threads busiest (tests/cpp/test_plan.cpp). The same for every number of keys, so that
+// padding or keys that a row does not see move no bit of it.
+constexpr std::ptrdiff_t kForwardChunkBlocks = 7;
 
 // For few rows, where splitting the keys is the only way to use many threads.
 constexpr std::ptrdiff_t kDecodeChunk = 512;
@@ -27,26 +28,21 @@ constexpr std::ptrdiff_t kCausalItemsPerThread = 4;
 // With so many items the short ones at the end of each head even out the threads.
 constexpr std::ptrdiff_t kManyItemsPerThread = 32;
 
-// Partial results per thread, well within the 2 MiB that a thread may use.
-constexpr std::size_t kMaxPartialBytes = std::size_t{1} << 20;
-
-// A head's rows cut into full blocks and a last one, whose width is rounded up to whole vectors.
+// Items of one size and as many or fewer smaller ones, which come last.
 struct Cut {
-  std::ptrdiff_t block, full, tails, tail;
+  std::ptrdiff_t full, block, tails, tail;
 
-  Cut(const PlanShape& shape, std::ptrdiff_t rows, std::ptrdiff_t lanes)
-      : block(rows),
-        full(shape.batch * shape.kv_heads * (shape.rows() / rows)),
-        tails(shape.rows() % rows == 0 ? 0 : shape.batch * shape.kv_heads),
-        tail(std::min(divide_up(shape.rows() % rows, lanes) * lanes, rows)) {}
-
-  // Rows that the busiest thread does: the full blocks in rounds, then the last ones of the
-  // heads where threads are left.
+  // When the last of so many threads is done, if each takes the next item as soon as it is free.
   std::ptrdiff_t time(std::ptrdiff_t threads) const {
-    const std::ptrdiff_t rounds = divide_up(full, threads);
-    const std::ptrdiff_t beside = tails == 0 ? 0 : (rounds * threads - full) * (block / tail);
-    const std::ptrdiff_t late = std::max<std::ptrdiff_t>(tails - beside, 0);
-    return rounds * block + divide_up(late, threads) * tail;
+    const std::ptrdiff_t rounds = divide_up(full, threads), end = rounds * block;
+    const std::ptrdiff_t early = rounds * threads - full;  // threads without a last full item
+    if (tails == 0) return end;
+    const std::ptrdiff_t beside = block / tail;  // small items that fit beside a full one
+    const std::ptrdiff_t left = tails - early * beside;
+    if (left <= 0) return end;
+    const std::ptrdiff_t turns = (left - 1) / threads;
+    return left - turns * threads <= early ? end - block + (beside + 1 + turns) * tail
+                                           : end + (1 + turns) * tail;
   }
   double busy_share(std::ptrdiff_t threads) const {
     return static_cast<double>(full * block + tails * tail) /
@@ -60,6 +56,19 @@ struct Cut {
   }
 };
 
+// A head's rows cut into full blocks and a last one, whose width is rounded up to whole vectors.
+Cut cut_rows(const PlanShape& shape, std::ptrdiff_t block, std::ptrdiff_t lanes) {
+  const std::ptrdiff_t heads = shape.batch * shape.kv_heads, rest = shape.rows() % block;
+  return {heads * (shape.rows() / block), block, rest == 0 ? 0 : heads,
+          std::min(divide_up(rest, lanes) * lanes, block)};
+}
+
+// All keys of the blocks cut into chunks, the last of which may be shorter.
+Cut cut_keys(const PlanShape& shape, std::ptrdiff_t blocks, std::ptrdiff_t chunk) {
+  return {blocks * (shape.key_length / chunk), chunk, shape.key_length % chunk == 0 ? 0 : blocks,
+          shape.key_length % chunk};
+}
+
 // The widest block, whose tiles are the fastest, that keeps the threads busy.
 std::ptrdiff_t choose_query_block(const PlanShape& shape, const PlanLimits& limits,
                                   int max_threads) {
@@ -69,7 +78,7 @@ std::ptrdiff_t choose_query_block(const PlanShape& shape, const PlanLimits& limi
   std::ptrdiff_t block = limits.query_block;
   while (block > limits.lanes && max_threads > 1 &&
          (heads * divide_up(shape.rows(), block) < enough ||
-          (!shape.causal && Cut(shape, block, limits.lanes).busy_share(max_threads) < 0.9))) {
+          (!shape.causal && cut_rows(shape, block, limits.lanes).busy_share(max_threads) < 0.9))) {
     block /= 2;
   }
   return block;
@@ -84,14 +93,40 @@ int useful_threads(const PlanShape& shape, int max_threads) {
   return useful < max_threads ? static_cast<int>(useful) : max_threads;
 }
 
+std::size_t part_bytes(const PlanShape& shape, std::ptrdiff_t query_block) {
+  constexpr std::size_t kAlignment = 64;
+  const auto numbers = static_cast<std::size_t>(query_block * (shape.value_dim + 2));
+  return (numbers * shape.element_size + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// Of all chunks, if they are items of their own.
+std::size_t all_partials(const Plan& plan) {
+  return static_cast<std::size_t>(plan.work_items * plan.num_chunks) * plan.part_bytes;
+}
+
+// Whether the threads are done sooner if every chunk is an item of its own.
+bool should_split(const PlanShape& shape, const PlanLimits& limits, const Plan& plan,
+                  int max_threads) {
+  if (plan.num_chunks == 1 || max_threads == 1) return false;
+  if (plan.work_items >= kItemsPerThread * max_threads) return false;
+  if (all_partials(plan) > limits.partial_bytes * static_cast<std::size_t>(max_threads)) {
+    return false;
+  }
+  if (shape.causal || plan.decode) return true;
+  const Cut rows = cut_rows(shape, plan.query_block, limits.lanes);
+  const Cut keys = cut_keys(shape, plan.work_items, plan.key_chunk);
+  return keys.time(max_threads) * plan.query_block < rows.time(max_threads) * shape.key_length;
+}
+
 int count_threads(const PlanShape& shape, const PlanLimits& limits, const Plan& plan,
                   int max_threads) {
   const std::ptrdiff_t threads = std::min<std::ptrdiff_t>(max_threads, plan.work_items);
-  if (!shape.causal && !plan.split) {
-    return static_cast<int>(Cut(shape, plan.query_block, limits.lanes).enough_threads(threads));
+  if (shape.causal) {  // with 64 items, 32 threads are as fast as 50
+    return static_cast<int>(divide_up(plan.work_items, divide_up(plan.work_items, threads)));
   }
-  // With 64 items, 32 threads are as fast as 50.
-  return static_cast<int>(divide_up(plan.work_items, divide_up(plan.work_items, threads)));
+  const Cut cut = plan.split ? cut_keys(shape, plan.work_items / plan.num_chunks, plan.key_chunk)
+                             : cut_rows(shape, plan.query_block, limits.lanes);
+  return static_cast<int>(cut.enough_threads(threads));
 }
 
 }  // namespace
@@ -107,17 +142,14 @@ Plan make_plan(const PlanShape& shape, const PlanLimits& limits, int max_threads
 
   plan.query_block = plan.decode ? shape.rows() : choose_query_block(shape, limits, max_threads);
   plan.num_query_blocks = divide_up(shape.rows(), plan.query_block);
+  plan.part_bytes = part_bytes(shape, std::min(plan.query_block, shape.rows()));
   plan.work_items = heads * plan.num_query_blocks;
   plan.longest_first = plan.work_items < kManyItemsPerThread * max_threads;
 
-  if (plan.num_chunks > 1 && plan.work_items < kItemsPerThread * max_threads && max_threads > 1) {
-    const std::size_t bytes = static_cast<std::size_t>(heads * shape.rows() * plan.num_chunks) *
-                              static_cast<std::size_t>(shape.value_dim + 2) * shape.element_size;
-    if (bytes <= kMaxPartialBytes * static_cast<std::size_t>(max_threads)) {
-      plan.split = true;
-      plan.partial_bytes = bytes;
-      plan.work_items *= plan.num_chunks;
-    }
+  if (should_split(shape, limits, plan, max_threads)) {
+    plan.split = true;
+    plan.partial_bytes = all_partials(plan);
+    plan.work_items *= plan.num_chunks;
   }
   plan.threads = count_threads(shape, limits, plan, max_threads);
   return plan;
@@ -126,12 +158,14 @@ Plan make_plan(const PlanShape& shape, const PlanLimits& limits, int max_threads
 // Head by head, so that its keys and values stay in the cache, and within a head the long items
 // first: under a causal mask the last rows, which see the most keys, else the first ones, since
 // the last block may not be full. Short items at the end even out the threads. With few items for
-// each thread that is not enough: then the longest items of all heads come first.
+// each thread that is not enough: then the longest items of all heads come first. Chunks come one
+// after the other, since the last one may be short.
 Item item_at(const Plan& plan, const PlanShape& shape, std::ptrdiff_t index) {
   Item item;
   if (plan.split) {
-    item.first_chunk = index % plan.num_chunks;
-    index /= plan.num_chunks;
+    const std::ptrdiff_t blocks = plan.work_items / plan.num_chunks;
+    item.first_chunk = index / blocks;
+    index %= blocks;
   }
   item.end_chunk = plan.split ? item.first_chunk + 1 : plan.num_chunks;
   const std::ptrdiff_t heads = shape.batch * shape.kv_heads;

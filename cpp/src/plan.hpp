@@ -26,6 +26,7 @@ struct PlanLimits {
   int query_block = 1;
   int decode_rows = 1;
   int key_block = 1;
+  std::size_t partial_bytes = std::size_t{1} << 20;  // of results that wait, per thread
 };
 
 struct Plan {
@@ -38,7 +39,8 @@ struct Plan {
   std::ptrdiff_t work_items = 0;
   bool longest_first = false;  // items of all heads in order of their length
   int threads = 1;
-  std::size_t partial_bytes = 0;  // results of chunks that wait to be merged
+  std::size_t part_bytes = 0;     // results of one item: output, base and sum of its rows
+  std::size_t partial_bytes = 0;  // of all items, where chunks wait to be merged
 };
 
 // Order of additions. The keys of a row are summed up in blocks, the blocks in chunks, and the

@@ -104,7 +104,7 @@ def attention(
 
     ``out = softmax(mask(softcap(scale * query @ key.T) + bias)) @ value``, where every option is
     off unless it is given and all of them may be combined. Memory beyond the output is at most
-    2 MiB per thread, whatever the lengths (for a head_dim of at most 1024).
+    2 MiB per thread, whatever the lengths (for a head_dim of at most 2048).
 
     Letters: B batch (any number of leading dimensions), Hq query heads, Hkv key/value heads
     (Hq a multiple of Hkv; query head h reads key head ``h // (Hq // Hkv)``), Lq and Lk lengths,

@@ -52,6 +52,8 @@ std::vector<Case> benchmark_cases() {
       make_case(1, 32, 8, 8, 4096, 128),     make_case(1, 1, 1, 1, 16, 64),
       make_case(1, 8, 8, 16, 16, 64),        make_case(1, 12, 12, 32, 32, 64),
       make_case(4, 4, 4, 16384, 16384, 128), make_case(1, 128, 1, 1, 4096, 576),
+      make_case(1, 64, 64, 64, 64, 64),      make_case(1, 8, 8, 448, 1500, 64),
+      make_case(1, 8, 8, 1024, 1024, 80),
   };
   for (std::ptrdiff_t length : {1024, 2048, 4096}) {
     cases.push_back(make_case(1, 8, 8, length, length, 64, true));
@@ -91,12 +93,6 @@ double busy_share(const Case& c, const PlanLimits& limits, const Plan& plan) {
   return end == 0 ? 1 : total / (end * plan.threads);
 }
 
-// 32 items of one size on 6 threads take 6 rounds where 5.33 would do, and rows and chunks are as
-// fine as they get: 0.898, the only miss.
-bool is_known_miss(const Case& c, int threads) {
-  return threads == 6 && c.shape.kv_heads * c.shape.rows() == 128 && c.shape.key_length == 4096;
-}
-
 // Threads that the plan wakes are at least 90 % busy, for 1 to 256 of them.
 void threads_are_busy() {
   for (const PlanLimits& limits : {kAvx512, kAvx2}) {
@@ -105,9 +101,9 @@ void threads_are_busy() {
         const Plan plan = make_plan(c.shape, limits, threads);
         test::check(plan.threads >= 1 && plan.threads <= threads, c.name + ": threads");
         const double busy = busy_share(c, limits, plan);
-        test::check(busy >= (is_known_miss(c, threads) ? 0.89 : 0.9),
-                    c.name + " on " + std::to_string(threads) + " threads (" +
-                        std::to_string(plan.threads) + " used): busy " + std::to_string(busy));
+        test::check(busy >= 0.9, c.name + " on " + std::to_string(threads) + " threads (" +
+                                     std::to_string(plan.threads) + " used): busy " +
+                                     std::to_string(busy));
       }
     }
   }
