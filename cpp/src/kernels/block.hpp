@@ -17,6 +17,10 @@ namespace {
 template <class V, int kVecs>
 constexpr int kTileCols = kVecs < V::kTileVecs ? kVecs : V::kTileVecs;
 
+// A multiple of every tile height (6, 8 and 12), and scores of 64 queries (24 KB), the queries
+// and the outputs (16 KB each at D = 64) are near the size of an L1 cache.
+constexpr int kKeyBlock = 96;
+
 // Queries carry the scale, and 1 / softcap where there is one, so that scores need neither.
 template <class T>
 T query_factor(const Work& work) {
@@ -116,8 +120,9 @@ template <class V, int kVecs, int kKeys, bool kFirst>
   constexpr int kRows = kVecs * V::kLanes;
   for (int first = 0; first < kRows; first += kCols * V::kLanes) {
     Tile<V, kKeys, kCols> tile;
-    multiply(tile, keys.data + first_key * keys.stride, keys.stride, UnitStride{}, queries + first,
-             kRows, dims);
+    const Left left{keys.data + first_key * keys.stride, keys.stride, UnitStride{},
+                    kKeyBlock * keys.stride};
+    multiply(tile, left, queries + first, kRows, dims);
 #pragma GCC unroll 16
     for (int m = 0; m < kKeys; ++m) {
 #pragma GCC unroll 16

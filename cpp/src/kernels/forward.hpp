@@ -34,10 +34,6 @@
 namespace cpuattn {
 namespace {
 
-// A multiple of every tile height (6, 8 and 12), and scores of 64 queries (24 KB), the queries
-// and the outputs (16 KB each at D = 64) are near the size of an L1 cache.
-constexpr int kKeyBlock = 96;
-
 template <class V, int kVecs>
 struct ForwardScratch {
   using T = typename V::Element;

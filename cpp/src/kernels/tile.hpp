@@ -31,17 +31,42 @@ struct Tile {
   typename V::Vec at[kRows][kCols];
 };
 
-// tile[m][n] = sum over k of left[m * row_stride + k * depth_stride] * right[k][n],
-// added in the order of k whatever the size of the tile.
+// The broadcast operand: element (m, k) lies at data[m * row_stride + k * depth_stride]. What lies
+// `ahead` elements behind those is asked for while they are multiplied.
+template <class T, class RowStride, class DepthStride>
+struct Left {
+  const T* data;
+  RowStride row_stride;
+  DepthStride depth_stride;
+  std::ptrdiff_t ahead;
+};
+template <class T, class RowStride, class DepthStride>
+Left(const T*, RowStride, DepthStride, std::ptrdiff_t) -> Left<T, RowStride, DepthStride>;
+
+// A few lines at a time: many at once would block the loads of the tile.
+template <class V, int kRows, class T, class RowStride>
+[[gnu::always_inline]] inline void prefetch_step(const Left<T, RowStride, UnitStride>& left,
+                                                 std::ptrdiff_t k) {
+  constexpr std::ptrdiff_t kLine = 64 / sizeof(T);
+  if (k % kLine != 0) return;
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) V::prefetch(left.data + m * left.row_stride + k + left.ahead);
+}
+template <class V, int kRows, class T>
+[[gnu::always_inline]] inline void prefetch_step(const Left<T, UnitStride, std::ptrdiff_t>& left,
+                                                 std::ptrdiff_t k) {
+  V::prefetch(left.data + k * left.depth_stride + left.ahead);
+}
+
+// tile[m][n] = sum over k of left(m, k) * right[k][n], added in the order of k whatever the size of
+// the tile.
 template <class V, int kRows, int kCols, class RowStride, class DepthStride>
-[[gnu::always_inline]] inline void multiply(Tile<V, kRows, kCols>& tile,
-                                            const typename V::Element* left, RowStride row_stride,
-                                            DepthStride depth_stride,
-                                            const typename V::Element* right,
-                                            std::ptrdiff_t right_stride, std::ptrdiff_t depth) {
+[[gnu::always_inline]] inline void multiply(
+    Tile<V, kRows, kCols>& tile, const Left<typename V::Element, RowStride, DepthStride>& left,
+    const typename V::Element* right, std::ptrdiff_t right_stride, std::ptrdiff_t depth) {
   const typename V::Element* row[kRows];
 #pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m) row[m] = left + m * std::ptrdiff_t(row_stride);
+  for (int m = 0; m < kRows; ++m) row[m] = left.data + m * std::ptrdiff_t(left.row_stride);
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 16
@@ -49,12 +74,13 @@ template <class V, int kRows, int kCols, class RowStride, class DepthStride>
   }
 #pragma GCC unroll 2
   for (std::ptrdiff_t k = 0; k < depth; ++k) {
+    prefetch_step<V, kRows>(left, k);
     typename V::Vec b[kCols];
 #pragma GCC unroll 16
     for (int n = 0; n < kCols; ++n) b[n] = V::load(right + k * right_stride + n * V::kLanes);
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
-      const typename V::Vec a = V::set1(row[m][k * std::ptrdiff_t(depth_stride)]);
+      const typename V::Vec a = V::set1(row[m][k * std::ptrdiff_t(left.depth_stride)]);
 #pragma GCC unroll 16
       for (int n = 0; n < kCols; ++n) tile.at[m][n] = V::fma(a, b[n], tile.at[m][n]);
     }

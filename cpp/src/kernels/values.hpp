@@ -100,8 +100,10 @@ template <class V, int kVecs, int kDims, bool kCheck>
   constexpr int kRows = kVecs * V::kLanes;
   for (int first = 0; first < kRows; first += kCols * V::kLanes) {
     Tile<V, kDims, kCols> tile;
-    multiply(tile, block.values.data + group.begin * block.values.stride + dim, UnitStride{},
-             block.values.stride, block.weights + group.begin * kRows + first, kRows,
+    const std::ptrdiff_t stride = block.values.stride;
+    const Left left{block.values.data + group.begin * stride + dim, UnitStride{}, stride,
+                    kKeyBlock * stride};
+    multiply(tile, left, block.weights + group.begin * kRows + first, kRows,
              group.end - group.begin);
     if (kCheck && !all_finite(tile)) {
       accumulate_visible(block, group, dim, kDims, first, kCols, outputs);

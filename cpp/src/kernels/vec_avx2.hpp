@@ -100,7 +100,9 @@ struct Avx2F32 {
       v[k + 4] = _mm256_permute2f128_ps(u[k], u[k + 4], 0x31);
     }
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+  static void prefetch(const void* p) {
+    __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p)));
+  }
 };
 
 struct Avx2F64 {
@@ -175,7 +177,9 @@ struct Avx2F64 {
     v[2] = _mm256_permute2f128_pd(a, c, 0x31);
     v[3] = _mm256_permute2f128_pd(b, d, 0x31);
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+  static void prefetch(const void* p) {
+    __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p)));
+  }
 };
 
 using Float32 = Avx2F32;

@@ -97,7 +97,9 @@ struct Avx512F32 {
 #pragma GCC unroll 16
     for (std::ptrdiff_t i = 0; i < 16; ++i) v[i] = t[i];
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+  static void prefetch(const void* p) {
+    __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p)));
+  }
 
  private:
   // Sums of neighbours: in each quarter a0+a2, b0+b2, a1+a3, b1+b3 (in that order).
@@ -189,7 +191,9 @@ struct Avx512F64 {
       v[k + 6] = _mm512_shuffle_f64x2(b, d, 0xdd);
     }
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+  static void prefetch(const void* p) {
+    __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p)));
+  }
 
  private:
   static Vec fold_halves(Vec a, Vec b) {

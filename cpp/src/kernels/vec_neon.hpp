@@ -76,7 +76,9 @@ struct NeonF32 {
     v[2] = vcombine_f32(vget_high_f32(a), vget_high_f32(c));
     v[3] = vcombine_f32(vget_high_f32(b), vget_high_f32(d));
   }
-  static void prefetch(const void* p) { __builtin_prefetch(p); }
+  static void prefetch(const void* p) {
+    __asm__ volatile("prfm pldl2keep, %0" : : "Q"(*static_cast<const char*>(p)));
+  }
 };
 
 struct NeonF64 {
@@ -141,7 +143,9 @@ struct NeonF64 {
     v[1] = vtrn2q_f64(v[0], v[1]);
     v[0] = a;
   }
-  static void prefetch(const void* p) { __builtin_prefetch(p); }
+  static void prefetch(const void* p) {
+    __asm__ volatile("prfm pldl2keep, %0" : : "Q"(*static_cast<const char*>(p)));
+  }
 };
 
 using Float32 = NeonF32;

@@ -119,8 +119,10 @@ struct ScalarVec {
       }
     }
   }
-  // A hint; any address is allowed.
-  static void prefetch(const void* p) { __builtin_prefetch(p); }
+  // Into the L2 cache (the L1 has few miss buffers: on Zen 4 they end at 11 GB/s). A hint; any
+  // address is allowed. GCC 12 takes __builtin_prefetch alone in a function for nothing and may
+  // drop it, so other ISAs use assembly.
+  static void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 };
 
 using Float32 = ScalarVec<float>;
