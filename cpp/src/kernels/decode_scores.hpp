@@ -13,8 +13,8 @@ constexpr int kDecodeRows = 8;
 constexpr int kDecodeBlock = 64;
 
 // The hardware prefetcher loses the thread when several rows are read at once, so the rows this
-// many keys ahead are asked for. 32 to 256 were tried: 1 query over 4096 x 128 took 1.62, 1.52, 1.27
-// and 1.42 ms.
+// many keys ahead are asked for. 32 to 256 were tried: 1 query over 4096 x 128
+// took 1.62, 1.52, 1.27 and 1.42 ms.
 constexpr int kPrefetchKeys = 128;
 
 template <class V, int kRows>

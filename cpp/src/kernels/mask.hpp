@@ -147,6 +147,25 @@ typename V::Vec load_scores(const ScoreArray& array, const unsigned char* row, s
   return V::load(gathered);
 }
 
+// square[r] = `count` keys of row[r]
+template <class V>
+[[gnu::always_inline]] inline void load_square(const ScoreArray& array,
+                                               const unsigned char* const* row, std::ptrdiff_t key,
+                                               std::ptrdiff_t count,
+                                               typename V::Vec (&square)[V::kLanes]) {
+  using T = typename V::Element;
+  constexpr ScoreType kOwn = sizeof(T) == 4 ? ScoreType::kFloat32 : ScoreType::kFloat64;
+  if (count == V::kLanes && array.type == kOwn &&
+      array.key_stride_bytes == std::ptrdiff_t(sizeof(T))) {  // a bias as it usually is
+#pragma GCC unroll 16
+    for (int r = 0; r < V::kLanes; ++r) {
+      square[r] = V::load(reinterpret_cast<const T*>(row[r]) + key);
+    }
+    return;
+  }
+  for (int r = 0; r < V::kLanes; ++r) square[r] = load_scores<V>(array, row[r], key, count);
+}
+
 template <class V>
 inline void add_score(typename V::Element* score, typename V::Vec addend) {
   const auto hidden = V::set1(-INFINITY);
@@ -173,10 +192,11 @@ void add_array(const ScoreArray& array, const unsigned char* const* row, bool sh
     const std::ptrdiff_t count = span.end - j < V::kLanes ? span.end - j : V::kLanes;
     for (int n = 0; n < kRows; n += V::kLanes) {
       typename V::Vec square[V::kLanes];
-      for (int r = 0; r < V::kLanes; ++r) square[r] = load_scores<V>(array, row[n + r], j, count);
+      load_square<V>(array, row + n, j, count, square);
       V::transpose(square);
-      for (int k = 0; k < count; ++k) {
-        add_score<V>(scores + (j - span.begin + k) * kRows + n, square[k]);
+#pragma GCC unroll 16
+      for (int k = 0; k < V::kLanes; ++k) {
+        if (k < count) add_score<V>(scores + (j - span.begin + k) * kRows + n, square[k]);
       }
     }
   }
