@@ -174,6 +174,13 @@ double fma_peak(int element_size, double seconds) {
   return measure_peak(element_size == 8 ? DType::kFloat64 : DType::kFloat32, seconds) / 1e9;
 }
 
+double read_rate(const py::array_t<float, py::array::c_style>& data, double seconds) {
+  const float* first = data.data();
+  const py::ssize_t count = data.size();
+  const py::gil_scoped_release unlocked;
+  return measure_reads(first, count, seconds) / 1e9;
+}
+
 PyMethodDef fast_functions[] = {
     {"attention", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_attention)),
      METH_FASTCALL, "See cpuattn.attention."},
@@ -197,6 +204,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
         "Switches the instruction set of the whole process, for tests and benchmarks.");
   m.def("_fma_peak", &cpuattn::fma_peak, py::arg("element_size"), py::arg("seconds"),
         "GFLOP/s of one thread doing nothing but multiply-adds with the ISA in use.");
+  m.def("_read_rate", &cpuattn::read_rate, py::arg("data").noconvert(), py::arg("seconds"),
+        "GB/s of one thread doing nothing but reading an array with the ISA in use.");
   m.def("get_num_threads", &cpuattn::get_num_threads, "See cpuattn.get_num_threads.");
   m.def("set_num_threads", &cpuattn::set_num_threads, py::arg("num_threads"),
         "See cpuattn.set_num_threads.");

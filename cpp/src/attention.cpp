@@ -230,6 +230,23 @@ double measure_peak(DType dtype, double seconds) {
   return best;
 }
 
+double measure_reads(const float* data, std::ptrdiff_t count, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const Kernels& kernels = kernels_for(DType::kFloat32);
+  volatile double sink = 0;
+  std::ptrdiff_t passes = 0;
+  const auto start = Clock::now();
+  std::chrono::duration<double> took{};
+  // All passes and not the best one: threads share the memory, and the best pass of each would be
+  // one that another thread left alone.
+  do {
+    sink = sink + kernels.sum_elements(data, count);
+    ++passes;
+    took = Clock::now() - start;
+  } while (took.count() < seconds);
+  return static_cast<double>(passes) * static_cast<double>(count) * sizeof(float) / took.count();
+}
+
 std::string openmp_name() { return openmp_runtime(); }
 
 }  // namespace cpuattn

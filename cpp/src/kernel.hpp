@@ -133,6 +133,8 @@ struct Kernels {
   void (*add_sinks)(const Work& work, const Partial& total, std::ptrdiff_t value_dim);
   // Does floating-point operations at the highest rate and says how many.
   double (*multiply_add)(std::ptrdiff_t rounds, std::ptrdiff_t* operations);
+  // Reads elements at the highest rate.
+  double (*sum_elements)(const void* data, std::ptrdiff_t count);
   std::size_t (*forward_scratch)(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int rows);
   std::size_t (*decode_scratch)(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int rows);
 };

@@ -112,6 +112,10 @@ void use_isa_name(const std::string& name);
 // multiply-adds: the yardstick of the benchmark. dtype: kFloat32 or kFloat64.
 double measure_peak(DType dtype, double seconds);
 
+// Bytes per second that one thread reads of so many floats, again and again: with more of them than
+// the caches hold, the limit of decode.
+double measure_reads(const float* data, std::ptrdiff_t count, double seconds);
+
 // The OpenMP runtime in use.
 std::string openmp_name();
 

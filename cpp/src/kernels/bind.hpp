@@ -24,6 +24,7 @@ constexpr Kernels bind_kernels() {
   kernels.merge = merge<V>;
   kernels.add_sinks = add_sinks<V>;
   kernels.multiply_add = multiply_add<V>;
+  kernels.sum_elements = sum_elements<V>;
   kernels.forward_scratch = forward_scratch<V>;
   kernels.decode_scratch = decode_scratch<V>;
   return kernels;

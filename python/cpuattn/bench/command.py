@@ -11,29 +11,29 @@ from pathlib import Path
 import cpuattn
 from cpuattn import _core
 from cpuattn.bench import machine, results, table
-from cpuattn.bench.cases import CASES, QUICK, Case, select
+from cpuattn.bench.case import Case
+from cpuattn.bench.cases import CASES, QUICK, SHORT, select
 from cpuattn.bench.engines import installed
-from cpuattn.bench.measure import Plan, measure
+from cpuattn.bench.measure import LARGEST_ERROR, Plan, measure
 from cpuattn.bench.process import SPOILING_VARIABLES, BenchError
 from cpuattn.bench.progress import bar
 
 # Rounds, and seconds of one engine's turn in a round.
 FULL = 9, 0.1
-FAST = 3, 0.02
-# Far above the error of any correct engine, far below that of a wrong one.
-LARGEST_ERROR = {"float32": 1e-4, "float64": 1e-12}
+FAST = 3, 0.01
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the options."""
-    description = "Time attention in pure Python, NumPy, cpuattn and torch (where installed)."
+    description = "Time attention in pure Python, NumPy, cpuattn and the peers that are installed."
     options = argparse.ArgumentParser("python -m cpuattn bench", description=description)
     options.add_argument("--quick", action="store_true", help="fewer cases and rounds, < 20 s")
     options.add_argument(
         "--cases",
         type=_cases,
         metavar="NAMES",
-        help=f"separated by commas, * and ? allowed: {', '.join(case.name for case in CASES)}",
+        help="separated by commas, * and ? allowed; a name that is none lists them all "
+        f"(default: {', '.join(SHORT)})",
     )
     options.add_argument(
         "--threads",
@@ -52,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--rounds", type=_positive, metavar="N", help="default: 9; quick: 3")
     options.add_argument("--json", type=_path, default="bench.json", metavar="PATH")
+    options.add_argument(
+        "--merge",
+        choices=("all", "missing"),
+        help="keep the other cells of the JSON file; with 'missing' measure only those that it "
+        "lacks, so that a run that was ended goes on",
+    )
     options.add_argument("--plot", type=_path, default="bench.png", metavar="PATH")
     return options
 
@@ -63,15 +69,6 @@ def main(argv: Sequence[str]) -> int:
     importlib.import_module("threadpoolctl")
     plot = importlib.import_module("cpuattn.bench.plot")
     importlib.import_module("matplotlib")
-    rounds, turn_seconds = FAST if args.quick else FULL
-    plan = Plan(
-        cases=args.cases or (select(QUICK) if args.quick else CASES),
-        engines=installed(),
-        threads=args.threads,
-        isas=args.isa,
-        rounds=args.rounds or rounds,
-        turn_seconds=turn_seconds,
-    )
     removed = [name for name in SPOILING_VARIABLES if name in os.environ]
     if removed:
         names = " and ".join(removed)
@@ -80,33 +77,61 @@ def main(argv: Sequence[str]) -> int:
     if busy > 0.5:
         print(f"The machine is busy (load {busy:.1f}): compare ratios, not times.")
     try:
-        record = _run(plan, removed, busy)
-    except BenchError as error:
+        record = _record(args, removed, busy)
+        _run(_plan(args, record), record, args.json)
+    except (BenchError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     table.show(record)
-    results.save(record, args.json)
     plot.draw(record, args.plot)
     print(f"wrote {args.json} and {args.plot}")
     return complain(record)
 
 
-def _run(plan: Plan, removed: list[str], busy: float) -> results.Record:
-    with bar(plan.steps()) as advance:
-        cells, versions = measure(plan, advance)
-    return results.Record(
+def _record(args: argparse.Namespace, removed: list[str], busy: float) -> results.Record:
+    """Make the record of this run, with the cells of an older one that are to be kept."""
+    record = results.Record(
         schema=results.SCHEMA,
         date=dt.datetime.now(dt.UTC).date().isoformat(),
         machine=machine.describe(),
-        versions=versions,
-        settings={
-            "rounds": plan.rounds,
-            "turn_seconds": plan.turn_seconds,
-            "load_before": round(busy, 2),
-            "removed_variables": removed,
-        },
-        cells=cells,
+        versions={},
+        settings={"load_before": round(busy, 2), "removed_variables": removed},
+        cells=[],
     )
+    if args.merge and args.json.exists():
+        old = results.load(args.json)
+        if old["machine"] != record["machine"]:
+            raise ValueError(f"{args.json} was measured on another machine")
+        record["versions"], record["cells"] = old["versions"], old["cells"]
+    return record
+
+
+def _plan(args: argparse.Namespace, record: results.Record) -> Plan:
+    rounds, turn_seconds = FAST if args.quick else FULL
+    done = frozenset(map(results.key, record["cells"] if args.merge == "missing" else ()))
+    return Plan(
+        cases=args.cases or select(QUICK if args.quick else SHORT),
+        engines=installed(),
+        threads=args.threads,
+        isas=args.isa,
+        rounds=args.rounds or rounds,
+        turn_seconds=turn_seconds,
+        done=done,
+    )
+
+
+def _run(plan: Plan, record: results.Record, path: Path) -> None:
+    """Measure into a record, which is saved after each cell."""
+    order = [case.name for case in CASES]
+    record["settings"]["turn_seconds"] = plan.turn_seconds
+
+    def save(cell: results.CellRecord) -> None:
+        results.put(record, cell, order)
+        results.save(record, path)
+
+    with bar(plan.steps()) as advance:
+        record["versions"] |= measure(plan, advance, save)
+    results.save(record, path)
 
 
 def complain(record: results.Record) -> int:

@@ -1,7 +1,8 @@
 """The run: every engine of a cell in turns, round after round.
 
 A slow moment of the machine then hits all of them, and the medians over the rounds pass over it.
-The peak rate of multiply-adds is measured in the same rounds, by one more process.
+The peak rates of multiply-adds and of reads are measured in the same rounds, by one more process;
+a round in which the multiply-adds were slow is measured again.
 """
 
 import dataclasses
@@ -12,15 +13,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cpuattn.bench.cases import Case
-from cpuattn.bench.engines import takes
-from cpuattn.bench.process import EngineProcess, started
+from cpuattn.bench.case import Case
+from cpuattn.bench.engines import ENGINES, why_not
+from cpuattn.bench.exact import exact
+from cpuattn.bench.process import BenchError, EngineError, EngineProcess, started
 from cpuattn.bench.results import US, CellRecord, EngineRecord, count_threads, new_cell
 
 # Long enough for several milliseconds of multiply-adds after the clock of the CPU has settled.
 PEAK_SECONDS = 0.03
+# A round is noisy if its peak is below this share of the best one of its cell. As many rounds again
+# are measured at most.
+QUIET = 0.9
+# Far above the error of any correct engine, far below that of a wrong one.
+LARGEST_ERROR = {"float32": 1e-4, "float64": 1e-12}
 
 Advance = Callable[[str], None]
+Save = Callable[[CellRecord], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +41,22 @@ class Plan:
     isas: Sequence[str]
     rounds: int
     turn_seconds: float  # for which one engine is called in one round
+    done: frozenset[tuple[str, str, int]] = frozenset()  # cells that are there: case, ISA, threads
+
+    def cells(self, isa: str) -> list[tuple[Case, list[int]]]:
+        """List the cases on an instruction set, and the numbers of threads that are to be done."""
+        found = [
+            (case, [n for n in self.threads if (case.name, isa, n) not in self.done])
+            for case in self.cases
+        ]
+        return [(case, threads) for case, threads in found if threads]
 
     def steps(self) -> int:
         """Count the rounds of all cells."""
-        return len(self.cases) * len(self.threads) * len(self.isas) * self.rounds
+        return self.rounds * sum(len(n) for isa in self.isas for _, n in self.cells(isa))
 
 
-def measure(plan: Plan, advance: Advance) -> tuple[list[CellRecord], dict[str, str]]:
+def measure(plan: Plan, advance: Advance, save: Save) -> dict[str, str]:
     """Carry out a plan.
 
     Parameters
@@ -48,48 +65,78 @@ def measure(plan: Plan, advance: Advance) -> tuple[list[CellRecord], dict[str, s
         What to measure.
     advance : callable
         Called with the name of the cell after each of the plan's steps, while no engine runs.
+    save : callable
+        Called with each cell when it is complete, likewise.
 
     Returns
     -------
-    cells : list of CellRecord
-        In the order of the plan's cases, for each instruction set.
-    versions : dict of str to str
+    dict of str to str
         What the engines are.
 
     Raises
     ------
     BenchError
-        If an engine fails.
+        If the process of an engine ends, or cpuattn fails.
     """
-    cells = []
     versions: dict[str, str] = {}
     for isa in plan.isas:
         with started(plan.engines, isa) as engines, EngineProcess(US, isa) as meter:
             for engine in engines.values():
                 versions = engine.ask("versions") | versions  # those of the first set stay
-            for case in plan.cases:
-                part = {name: engine for name, engine in engines.items() if takes(name, case)}
-                exact = case.exact()
-                for threads in plan.threads:
+            for case, all_threads in plan.cells(isa):
+                expected = exact(case)
+                for threads in all_threads:
                     cell = new_cell(case, isa, threads)
-                    for name, engine in part.items():
-                        cell["engines"][name] = _prepare(engine, case, threads, exact)
-                    _time(plan, cell, part, meter, advance)
-                    cells.append(cell)
-    return cells, versions
+                    _prepare(engines, case, cell, expected)
+                    _time(plan, cell, engines, meter, advance)
+                    save(cell)
+    return versions
 
 
 def _prepare(
-    engine: EngineProcess, case: Case, threads: int, exact: NDArray[np.float64]
+    engines: dict[str, EngineProcess], case: Case, cell: CellRecord, expected: NDArray[np.float64]
+) -> None:
+    """Make engines ready for a case; those that cannot are left out, with the reason."""
+    for name in ENGINES:
+        reason = why_not(name, case, cell["isa"])
+        if reason is None and name in engines:
+            try:
+                record = _check(engines[name], case, cell["threads"], expected)
+            except EngineError as error:
+                if name == US:
+                    raise
+                reason = f"failed: {error.complaint}"
+            else:
+                # A wrong result of cpuattn is told when the run ends.
+                if record["error"] <= LARGEST_ERROR[case.dtype] or name == US:
+                    cell["engines"][name] = record
+                else:
+                    reason = f"wrong result: error {record['error']:.1e}"
+        if reason is not None:
+            cell["left_out"][name] = reason
+
+
+def _check(
+    engine: EngineProcess, case: Case, threads: int, expected: NDArray[np.float64]
 ) -> EngineRecord:
-    """Make an engine ready for a case, and compare its result with the exact one."""
     engine.ask("prepare", case=dataclasses.asdict(case), threads=threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.npy"
         extra_bytes: int | None = engine.ask("check", path=str(path))
         result = np.load(path)
-    error = float(np.linalg.norm(result - exact) / np.linalg.norm(exact))
+    if result.shape != expected.shape:
+        raise BenchError(f"{engine.engine}: a result of shape {result.shape}")
+    error = float(np.linalg.norm(result - expected) / np.linalg.norm(expected))
     return EngineRecord(seconds=[], error=error, extra_bytes=extra_bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """What one round has measured."""
+
+    seconds: dict[str, float]  # by engine
+    peak_gflops: float
+    read_gbytes: float
 
 
 def _time(
@@ -99,13 +146,39 @@ def _time(
     meter: EngineProcess,
     advance: Advance,
 ) -> None:
-    names = list(engines)
-    for turn in range(plan.rounds):
-        first = turn % len(names)  # each comes after each other one: none always after the slowest
-        for name in names[first:] + names[:first]:
-            seconds = engines[name].ask("time", seconds=plan.turn_seconds)
-            cell["engines"][name]["seconds"].append(seconds)
-        threads = cell["threads"]
-        peak = meter.ask("peak", dtype=cell["dtype"], threads=threads, seconds=PEAK_SECONDS)
-        cell["peak_gflops"].append(peak)
-        advance(f"{cell['case']}, {cell['isa']}, {count_threads(threads)}")
+    names, threads = list(cell["engines"]), cell["threads"]
+    rounds: list[Round] = []
+    while not is_enough(rounds, plan.rounds):
+        first = len(rounds) % len(names)  # each comes after each other one: none after the slowest
+        seconds = {
+            name: engines[name].ask("time", seconds=plan.turn_seconds)
+            for name in names[first:] + names[:first]
+        }
+        limits = meter.ask("limits", dtype=cell["dtype"], threads=threads, seconds=PEAK_SECONDS)
+        rounds.append(Round(seconds, *limits))
+        if len(rounds) <= plan.rounds:
+            advance(f"{cell['case']}, {cell['isa']}, {count_threads(threads)}")
+    cell["repeated_rounds"] = len(rounds) - plan.rounds
+    kept = quietest(rounds, plan.rounds)
+    cell["peak_gflops"] = [_short(each.peak_gflops) for each in kept]
+    cell["read_gbytes"] = [_short(each.read_gbytes) for each in kept]
+    for name in names:
+        cell["engines"][name]["seconds"] = [_short(each.seconds[name]) for each in kept]
+
+
+def is_enough(rounds: Sequence[Round], wanted: int) -> bool:
+    """Tell whether enough rounds are quiet, or so many measured that it is no use."""
+    best = max((each.peak_gflops for each in rounds), default=0)
+    quiet = sum(each.peak_gflops >= QUIET * best for each in rounds)
+    return quiet >= wanted or len(rounds) >= 2 * wanted
+
+
+def quietest(rounds: Sequence[Round], wanted: int) -> list[Round]:
+    """Choose the rounds with the highest peaks, in the order in which they were measured."""
+    chosen = sorted(rounds, key=lambda each: each.peak_gflops, reverse=True)[:wanted]
+    return [each for each in rounds if each in chosen]
+
+
+def _short(number: float) -> float:
+    """Drop the digits that mean nothing."""
+    return float(f"{number:.5g}")

@@ -8,7 +8,18 @@ from typing import Any
 from cpuattn.bench.results import CellRecord, Record, Row, count_threads, engine_names, rows
 from cpuattn.bench.table import MIB
 
-COLOURS = {"pure Python": "0.8", "NumPy": "tab:blue", "torch": "tab:orange", "cpuattn": "tab:green"}
+COLOURS = {
+    "pure Python": "0.8",
+    "NumPy": "tab:blue",
+    "torch": "tab:orange",
+    "JAX": "tab:pink",
+    "ORT Attention": "tab:purple",
+    "ORT MHA": "tab:olive",
+    "ORT GQA": "tab:brown",
+    "OpenVINO": "tab:red",
+    "OpenVINO stateful": "tab:cyan",
+    "cpuattn": "tab:green",
+}
 
 
 def draw(record: Record, path: Path) -> None:
@@ -23,7 +34,7 @@ def draw(record: Record, path: Path) -> None:
     """
     cells = headline_cells(record)
     figure = importlib.import_module("matplotlib.figure").Figure(
-        figsize=(3 + 0.9 * len(cells), 10), layout="constrained"
+        figsize=(4 + 1.2 * len(cells), 10), layout="constrained"
     )
     speed, error, memory = figure.subplots(3, 1, sharex=True)
     names = engine_names(record)

@@ -24,6 +24,14 @@ class BenchError(Exception):
     """The benchmark cannot go on; the text says why."""
 
 
+class EngineError(BenchError):
+    """An engine has failed, in its process, which lives on."""
+
+    def __init__(self, engine: str, complaint: str) -> None:
+        super().__init__(f"{engine}: {complaint}")
+        self.complaint = complaint
+
+
 def environment(isa: str) -> dict[str, str]:
     """Make the environment of a worker for one instruction set."""
     kept = {name: text for name, text in os.environ.items() if name not in SPOILING_VARIABLES}
@@ -61,8 +69,10 @@ class EngineProcess:
 
         Raises
         ------
+        EngineError
+            If the engine fails.
         BenchError
-            If the engine fails or its process ends.
+            If its process ends.
         """
         questions = cast("IO[str]", self._process.stdin)
         answers = cast("IO[str]", self._process.stdout)
@@ -76,7 +86,7 @@ class EngineProcess:
         self._signal("SIGSTOP")
         answer = json.loads(line)
         if "error" in answer:
-            raise BenchError(f"{self.engine}: {answer['error']}")
+            raise EngineError(self.engine, answer["error"])
         return answer["result"]
 
     def _signal(self, name: str) -> None:

@@ -6,13 +6,17 @@ wants them, so that none of them can disagree with its measurement.
 
 import dataclasses
 import json
+import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
-from cpuattn.bench.cases import Case
+from cpuattn.bench import work
+from cpuattn.bench.case import Case
+from cpuattn.bench.engines import ENGINES
 
-SCHEMA = 1
+SCHEMA = 2
 US = "cpuattn"
 
 
@@ -31,10 +35,15 @@ class CellRecord(TypedDict):
     title: str
     dtype: str
     flops: int
+    bytes: int
+    limit: Literal["multiply-adds", "reads"]  # what a call cannot go faster than
     isa: str
     threads: int
     peak_gflops: list[float]  # one for each round
+    read_gbytes: list[float]
+    repeated_rounds: int
     engines: dict[str, EngineRecord]
+    left_out: dict[str, str]  # engines that did not take part, and why
 
 
 class Record(TypedDict):
@@ -56,10 +65,10 @@ class Row:
     seconds: float  # median
     spread: float  # half the distance between the quartiles, as a share of the median
     gflops: float
-    share: float  # of the multiply-add peak of the cell's instruction set and threads
+    share: float  # of the cell's limit, on its instruction set and threads
     error: float
     extra_bytes: int | None
-    speedups: dict[str, float]  # over the other engines
+    ratio: float  # its time, divided by that of cpuattn
 
     @property
     def is_us(self) -> bool:
@@ -73,37 +82,55 @@ def new_cell(case: Case, isa: str, threads: int) -> CellRecord:
         case=case.name,
         title=case.title(),
         dtype=case.dtype,
-        flops=case.flops(),
+        flops=work.flops(case),
+        bytes=work.moved_bytes(case),
+        limit="reads" if case.sets > 1 else "multiply-adds",
         isa=isa,
         threads=threads,
         peak_gflops=[],
+        read_gbytes=[],
+        repeated_rounds=0,
         engines={},
+        left_out={},
     )
 
 
 def rows(cell: CellRecord) -> list[Row]:
     """Summarise a cell, one row for each engine, cpuattn last."""
-    peak = statistics.median(cell["peak_gflops"])
     medians = {
         name: statistics.median(engine["seconds"]) for name, engine in cell["engines"].items()
     }
+    shortest = shortest_seconds(cell)
     return [
         Row(
             engine=name,
             seconds=medians[name],
             spread=_spread(engine["seconds"]),
             gflops=cell["flops"] / medians[name] / 1e9,
-            share=cell["flops"] / medians[name] / 1e9 / peak,
+            share=shortest / medians[name],
             error=engine["error"],
             extra_bytes=engine["extra_bytes"],
-            speedups={
-                other: seconds / medians[name]
-                for other, seconds in medians.items()
-                if other != name
-            },
+            ratio=medians[name] / medians[US],
         )
         for name, engine in cell["engines"].items()
     ]
+
+
+def shortest_seconds(cell: CellRecord) -> float:
+    """Give the time at the cell's limit."""
+    if cell["limit"] == "reads":
+        return cell["bytes"] / statistics.median(cell["read_gbytes"]) / 1e9
+    return cell["flops"] / statistics.median(cell["peak_gflops"]) / 1e9
+
+
+def best_peer(found: Sequence[Row]) -> Row | None:
+    """Choose the fastest row that is not ours."""
+    return min((row for row in found if not row.is_us), key=lambda row: row.seconds, default=None)
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Average ratios, so that twice as fast and half as fast cancel."""
+    return math.exp(statistics.fmean(math.log(value) for value in values))
 
 
 def _spread(values: list[float]) -> float:
@@ -120,7 +147,33 @@ def count_threads(threads: int) -> str:
 
 def engine_names(record: Record) -> list[str]:
     """Name the engines of a run in the order of its tables."""
-    return list(dict.fromkeys(name for cell in record["cells"] for name in cell["engines"]))
+    found = {name for cell in record["cells"] for name in cell["engines"]}
+    return [name for name in ENGINES if name in found]
+
+
+def put(record: Record, cell: CellRecord, order: Sequence[str]) -> None:
+    """Add a cell, in the place of an older one, and sort: instruction sets, cases, threads.
+
+    Parameters
+    ----------
+    record : Record
+        Changed in place.
+    cell : CellRecord
+        The new cell.
+    order : sequence of str
+        The names of the cases in the order of the tables.
+    """
+    kept = [old for old in record["cells"] if key(old) != key(cell)]
+    isas = list(dict.fromkeys(each["isa"] for each in [*kept, cell]))
+    record["cells"] = sorted(
+        [*kept, cell],
+        key=lambda each: (isas.index(each["isa"]), order.index(each["case"]), each["threads"]),
+    )
+
+
+def key(cell: CellRecord) -> tuple[str, str, int]:
+    """Say which cell it is."""
+    return cell["case"], cell["isa"], cell["threads"]
 
 
 def save(record: Record, path: Path) -> None:

@@ -5,15 +5,15 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from cpuattn.bench.results import US, CellRecord, Record, Row, count_threads, engine_names, rows
+from cpuattn.bench.results import US, CellRecord, Record, Row, count_threads, rows
 
 MIB = 2**20
 LEGEND = """\
 time: median of one call, ± half the distance between the quartiles of the rounds.
-× NumPy, × torch: how many times faster. % peak: share of the multiply-adds that
-the instruction set can do, measured in the same rounds; pairs that a mask hides
-are not counted as work. error: relative L2 distance to the float64 result.
-MiB: what a call adds to its process at the peak, the result included."""
+× cpuattn: how many times as long as cpuattn takes. % limit: of the multiply-adds that the
+instruction set can do (pairs that a mask hides are not counted as work), or, in decode, of
+the reads from memory; both measured in the same rounds. error: relative L2 distance to
+the float64 result. MiB: what a call adds to its process at the peak, the result included."""
 
 # A line of the table and what it is: its style in a terminal.
 Line = tuple[str, str]
@@ -36,11 +36,6 @@ def mebibytes(extra_bytes: int | None) -> str:
     return "-" if extra_bytes is None else f"{extra_bytes / MIB:.1f}"
 
 
-def rivals(record: Record) -> list[str]:
-    """Name the engines that speed-ups refer to."""
-    return [name for name in engine_names(record) if name in ("NumPy", "torch")]
-
-
 def show(record: Record) -> None:
     """Print the table of a run, in colours where rich is installed and a terminal shows them."""
     text = None
@@ -58,9 +53,8 @@ def show(record: Record) -> None:
 
 def lines(record: Record) -> list[Line]:
     """Write the table of a run in columns: a line for each case, below it one for each engine."""
-    over = rivals(record)
-    header = ["", "time", "±", *(f"× {name}" for name in over), "GFLOP/s", "% peak", "error", "MiB"]
-    by_cell = [[_fields(row, over) for row in rows(cell)] for cell in record["cells"]]
+    header = ["", "time", "±", "× cpuattn", "GFLOP/s", "% limit", "error", "MiB"]
+    by_cell = [[_fields(row) for row in rows(cell)] for cell in record["cells"]]
     all_fields = [header, *(fields for cell in by_cell for fields in cell)]
     widths = [max(map(len, column)) for column in zip(*all_fields, strict=True)]
     found = [(_in_columns(header, widths), HEADER)]
@@ -77,13 +71,12 @@ def _in_columns(fields: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([fields[0].ljust(widths[0]), *numbers]).rstrip()
 
 
-def _fields(row: Row, over: Sequence[str]) -> list[str]:
-    speedups = [row.speedups.get(name) for name in over]
+def _fields(row: Row) -> list[str]:
     return [
         f"  {row.engine}",
         duration(row.seconds),
         f"{row.spread:.0%}",
-        *("" if speedup is None else digits(speedup) for speedup in speedups),
+        digits(row.ratio),
         digits(row.gflops),
         f"{row.share:.1%}",
         f"{row.error:.1e}",
@@ -92,13 +85,17 @@ def _fields(row: Row, over: Sequence[str]) -> list[str]:
 
 
 def peak_line(cells: Sequence[CellRecord]) -> str:
-    """Say what the peak was, and how much it moved: that much the machine was not quiet."""
-    found: dict[tuple[str, str, int], list[float]] = {}
+    """Say what the limits were, and how much they moved: that much the machine was not quiet."""
+    found: dict[str, list[float]] = {}
     for cell in cells:
-        key = cell["isa"], cell["dtype"], cell["threads"]
-        found.setdefault(key, []).extend(cell["peak_gflops"])
-    parts = [
-        f"{isa} {dtype} {count_threads(threads)} {min(values):.0f} to {max(values):.0f}"
-        for (isa, dtype, threads), values in found.items()
-    ]
-    return f"peak in GFLOP/s, lowest to highest round: {'; '.join(parts)}"
+        threads = count_threads(cell["threads"])
+        peak = f"{cell['isa']} {cell['dtype']} {threads}, GFLOP/s"
+        found.setdefault(peak, []).extend(cell["peak_gflops"])
+        found.setdefault(f"reads {threads}, GB/s", []).extend(cell["read_gbytes"])
+    parts = [f"{name} {min(each):.0f} to {max(each):.0f}" for name, each in found.items()]
+    repeated = sum(cell["repeated_rounds"] for cell in cells)
+    total = repeated + sum(len(cell["peak_gflops"]) for cell in cells)
+    return (
+        f"limits, lowest to highest round: {'; '.join(parts)}; {repeated} of {total} rounds were "
+        "noisy and measured again"
+    )

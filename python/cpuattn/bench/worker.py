@@ -12,20 +12,23 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 
-from cpuattn.bench.cases import Case
-from cpuattn.bench.engines import ENGINES, Call
+from cpuattn.bench.case import Case
+from cpuattn.bench.engines import ENGINES, Call, Prepared
 from cpuattn.bench.memory import call_and_measure
-from cpuattn.bench.peak import fma_peak
+from cpuattn.bench.peak import fma_peak, read_peak
 
 # Calls that end sooner are timed together: reading the clock costs 0.05 µs, and an interrupt in
 # between would be most of such a sample.
 SHORTEST_SAMPLE = 1e-3
+# So long a call is timed at once: what the caches held when it began is nothing in it.
+LONG_CALL = 0.5
+WARM_UP = Case("warm up", 1, 2, 2, 32, 32, 64)
 PR_SET_PDEATHSIG = 1
 
 
@@ -34,7 +37,8 @@ class Worker:
 
     def __init__(self, engine: str) -> None:
         self._engine = ENGINES[engine]
-        self._calls: Sequence[Call] = ()
+        self._prepared = Prepared(())
+        self._warm_on = 0
         self._next: Iterator[Call] = iter(())
 
     def versions(self) -> dict[str, str]:
@@ -43,23 +47,31 @@ class Worker:
 
     def prepare(self, case: dict[str, Any], threads: int) -> None:
         """Make the calls of a case. A smaller one runs, so that threads and libraries are up."""
-        shape = Case("warm up", 1, 2, 2, 32, 32, 64, dtype=case["dtype"])
-        for call in self._engine.prepare(shape, threads):
-            call()
-        self._calls = self._engine.prepare(Case(**case), threads)
-        self._next = cycle(self._calls)
+        self._prepared = Prepared(())  # the last case gives its memory back first
+        self._next = iter(())
+        if self._warm_on != threads:
+            for call in self._engine.prepare(WARM_UP, threads).calls:
+                call()
+            self._warm_on = threads
+        self._prepared = self._engine.prepare(Case(**case), threads)
+        self._next = cycle(self._prepared.calls)
 
     def check(self, path: str) -> int | None:
         """Call once: save the result to a file and return the bytes that the call added."""
-        result, extra_bytes = call_and_measure(self._calls[0])
-        np.save(path, np.asarray(result))
+        self._prepared.rewind()
+        result, extra_bytes = call_and_measure(self._prepared.calls[0])
+        np.save(path, self._prepared.read(result))
         return extra_bytes
 
     def time(self, seconds: float) -> float:
         """Call for about so many seconds, at least once, and return the median of one call."""
+        self._prepared.rewind()
         gc.collect()
         gc.disable()
         once = self._sample(1)  # untimed in effect: the other engines have had the caches
+        if once > LONG_CALL:
+            gc.enable()
+            return once
         repeats = max(1, round(SHORTEST_SAMPLE / max(once, 1e-9)))
         if repeats > 1:
             once = self._sample(repeats)
@@ -78,9 +90,9 @@ class Worker:
             call()
         return (time.perf_counter() - start) / repeats
 
-    def peak(self, dtype: str, threads: int, seconds: float) -> float:
-        """Measure the multiply-add rate, in GFLOP/s."""
-        return fma_peak(dtype, threads, seconds)
+    def limits(self, dtype: str, threads: int, seconds: float) -> tuple[float, float]:
+        """Measure the rates of multiply-adds, in GFLOP/s, and of reads from memory, in GB/s."""
+        return fma_peak(dtype, threads, seconds), read_peak(threads, seconds)
 
 
 def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
