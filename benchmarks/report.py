@@ -1,6 +1,6 @@
 """Make the documentation's tables and pictures from a run: python benchmarks/report.py [OPTIONS].
 
-Writes the table of README.md between its two markers, docs/benchmarks.md with every cell, and two
+Writes the table of README.md between its two markers, docs/benchmarks.md with every cell, and three
 pictures beside it. With --check nothing is written; the exit status tells whether all is fresh.
 """
 
@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import bars
-import tables
+import lines
+import page
+import readme
 
 from cpuattn.bench.results import Record, load
 
@@ -37,16 +39,18 @@ def pages(record: Record, root: Path) -> dict[Path, str]:
     """Make the text of every file below the root that shows a run."""
     front = root / "README.md"
     text = front.read_text(encoding="utf-8")
-    table = tables.readme(record)
+    table = readme.text(record)
     try:
-        readme = insert(text, table)
+        whole = insert(text, table)
     except ValueError as error:
         raise ValueError(f"{front} {error}") from error
+    pictures = root / "docs" / "pictures"
     return {
-        front: readme,
-        root / "docs" / "benchmarks.md": tables.page(record),
-        root / "docs" / "pictures" / "benchmark-speed.svg": bars.speed(record),
-        root / "docs" / "pictures" / "benchmark-memory.svg": bars.memory(record),
+        front: whole,
+        root / "docs" / "benchmarks.md": page.text(record),
+        pictures / "benchmark-share.svg": bars.share(record),
+        pictures / "benchmark-time.svg": lines.time(record),
+        pictures / "benchmark-memory.svg": lines.memory(record),
     }
 
 

@@ -10,7 +10,18 @@ import pytest
 
 from bench_record import make_record
 from cpuattn.bench import command, table
-from cpuattn.bench.results import Record, load, rows, save
+from cpuattn.bench.cases import CASES, select
+from cpuattn.bench.results import (
+    Record,
+    best_peer,
+    geometric_mean,
+    key,
+    load,
+    new_cell,
+    put,
+    rows,
+    save,
+)
 from scripts import start_python
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,12 +40,40 @@ def test_rows_follow_from_the_measurements(record: Record) -> None:
     assert us.is_us
     assert not torch.is_us
     assert us.seconds == statistics.median([0.025, 0.024, 0.040]) == 0.025
-    assert us.speedups == pytest.approx({"NumPy": 4, "torch": 2})
+    assert [row.ratio for row in (numpy, torch, us)] == pytest.approx([4, 2, 1])
+    assert best_peer([numpy, torch, us]) == torch
+    assert best_peer([us]) is None
     gflops = 4 * 8 * 1024 * 1024 * 64 / 0.025 / 1e9
     assert us.gflops == pytest.approx(gflops)
     assert us.share == pytest.approx(gflops / 100)
     assert torch.spread == 0
     assert us.spread == pytest.approx((32.5 - 24.5) / 2 / 25)
+
+
+def test_limit_of_decode_is_reading(record: Record) -> None:
+    us = rows(record["cells"][2])[-1]
+    moved = 2 * 4096 * 8 * 128 + 2 * 32 * 128
+    assert us.share == pytest.approx(moved * 4 / 20e9 / 0.002)
+
+
+def test_geometric_mean() -> None:
+    assert geometric_mean([2, 0.5, 8]) == pytest.approx(2)
+
+
+def test_cells_are_put_in_order_in_place_of_older_ones(record: Record) -> None:
+    case, order = select(["causal-1024"])[0], [case.name for case in CASES]
+    there = [key(cell) for cell in record["cells"]]
+    put(record, new_cell(case, "avx2", 1), order)
+    put(record, new_cell(case, "scalar", 1), order)
+    again = new_cell(select(["prefill-1024"])[0], "avx2", 2)
+    put(record, again, order)
+    assert [key(cell) for cell in record["cells"]] == [
+        *there[:2],
+        ("causal-1024", "avx2", 1),
+        *there[2:],
+        ("causal-1024", "scalar", 1),
+    ]
+    assert record["cells"][1] == again
 
 
 @pytest.mark.parametrize(
@@ -57,10 +96,10 @@ def test_saved_record_is_the_same(record: Record, tmp_path: Path) -> None:
     assert load(tmp_path / "a.json") == record
 
 
-@pytest.mark.parametrize("content", [{"schema": 0}, {}, []])
+@pytest.mark.parametrize("content", [{"schema": 1}, {}, []])
 def test_other_json_is_refused(content: Any, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"a\.json has schema .*; this benchmark reads schema 1"):
+    with pytest.raises(ValueError, match=r"a\.json has schema .*; this benchmark reads schema 2"):
         load(tmp_path / "a.json")
 
 
@@ -69,7 +108,7 @@ def test_wrong_result_is_told(
     error: float, record: Record, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.complain(record) == 0
-    record["cells"][1]["engines"]["torch"]["error"] = error
+    record["cells"][2]["engines"]["torch"]["error"] = error
     assert command.complain(record) == 1
     assert "WRONG RESULT: torch on decode-4096" in capsys.readouterr().err
 
@@ -95,7 +134,7 @@ def test_report_writes_what_it_then_finds_fresh(site: Path) -> None:
     assert (site / "README.md").read_text() == PAGE
     status, text = report(*arguments)
     assert status == 0
-    assert text.count("wrote: ") == 4
+    assert text.count("wrote: ") == 5
     assert report(*arguments, "--check") == (0, "")
     assert report(*arguments) == (0, "")
     (site / "docs" / "benchmarks.md").write_text("typed by hand")
@@ -108,17 +147,19 @@ def test_readme_table(site: Path) -> None:
     shown, _, after = rest.partition(END)
     assert (before, after) == ("# Title\n\n", "\n\nlast line\n")
     header, rule, prefill, decode, blank, caption = shown.splitlines()
-    assert "% of peak, 1 / 2 threads" in header
+    assert "% of limit, 1 / 2 threads" in header
     assert header.count("|") == rule.count("|") == prefill.count("|") == decode.count("|")
     fields = [field.strip() for field in prefill.strip("|").split("|")]
     assert fields == [
-        *("prefill", "1 × 8 × 1024 × 64", "60.0 ms", "30.0 ms", "**12.0 ms**", "5.00", "2.50"),
-        *("86 / 89", "1.0e-07 / 2.0e-07 / 3.0e-07", "1.0 / 2.0 / 3.0"),
+        *("prefill", "1 × 8 × 1024 × 64", "torch 30.0 ms", "30.0 ms", "60.0 ms", "**12.0 ms**"),
+        *("2.50", "2.50", "86 / 89", "2.0e-07 / 3.0e-07", "2.0 / 3.0"),
     ]
     assert blank == ""
     assert "2 threads of Abacus 9 (2 CPUs, 4 GiB, Linux x86_64), avx2" in caption
     assert "; NumPy 2.0, torch 3.0, cpuattn 0.1; medians of 3 interleaved rounds." in caption
     assert "fastest in 3 of 4 cells" in caption
+    mean = (2 * 2.5 * 0.75 * 2) ** (1 / 4)
+    assert f"{table.digits(mean)} times as fast as the best peer" in caption
 
 
 def test_page_has_every_cell_and_the_losses(site: Path) -> None:
@@ -127,13 +168,25 @@ def test_page_has_every_cell_and_the_losses(site: Path) -> None:
     assert "- decode-4096, avx2, 1 thread: torch takes 0.750 times the time of cpuattn." in page
     assert page.count("times the time of cpuattn") == 1
     assert page.count("| NumPy |") == page.count("| torch |") == page.count("**cpuattn**") == 4
-    assert "## avx2, 1 thread (peak 100 GFLOP/s)" in page
-    assert "## avx2, 2 threads (peak 200 GFLOP/s)" in page
-    for picture in ("speed", "memory"):
+    assert "## avx2, 1 thread (100 GFLOP/s, 20 GB/s)" in page
+    assert "## avx2, 2 threads (200 GFLOP/s, 20 GB/s)" in page
+    assert "; 1 of 13 rounds were noisy and measured again" in page
+    for picture in ("time", "share", "memory"):
         assert f"(pictures/benchmark-{picture}.svg)" in page
         drawing = (site / "docs" / "pictures" / f"benchmark-{picture}.svg").read_text()
         assert drawing.startswith("<svg")
-    assert "prefill-1024" in (site / "docs" / "pictures" / "benchmark-speed.svg").read_text()
+        assert drawing.endswith("</svg>\n")
+        assert "cpuattn" in drawing
+
+
+def test_page_has_averages_and_who_did_not_run(site: Path) -> None:
+    report("--json", site / "a.json", "--root", site)
+    page = (site / "docs" / "benchmarks.md").read_text()
+    assert "| avx2 | 1 thread | multiply-adds | 1 | 1 | 2.00 | 2.00 |" in page
+    assert "| avx2 | 1 thread | reads | 1 | 0 | 0.750 | 0.750 |" in page
+    assert f"| avx2 | 2 threads | all | 2 | 2 | {table.digits(math.sqrt(5))} |" in page
+    assert "- JAX, not installed: decode-4096.\n" in page
+    assert "- OpenVINO, not installed: every case.\n" in page
 
 
 @pytest.mark.parametrize("page", ["no markers\n", END + BEGIN, PAGE + PAGE])

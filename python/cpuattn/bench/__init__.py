@@ -3,7 +3,7 @@
 ``python -m cpuattn bench`` prints a table and saves JSON and a plot; ``benchmarks/`` makes the
 tables of the documentation from such a JSON.
 
-Where to start reading: `measure.py` is the run, `cases.py` what is computed, `engines.py` who
+Where to start reading: `measure.py` is the run, `cases.py` what is computed, `engines/` who
 computes it. Each engine lives in a process of its own (`worker.py`, seen from outside in
 `process.py`), and all but the one that is timed are stopped.
 """

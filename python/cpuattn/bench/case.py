@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpuattn.bench import masks
+from cpuattn.bench.memory import untouched
 
 Array = NDArray[Any]
 
@@ -97,8 +98,8 @@ class Case:
         """Make room for the result, (B, Hq, Lq, Dv) in the layout of the inputs."""
         if self.head_views:
             shape = self.batch, self.queries, self.heads, self.value_size
-            return np.empty(shape, self.dtype).swapaxes(1, 2)
-        return np.empty((self.batch, self.heads, self.queries, self.value_size), self.dtype)
+            return untouched(shape, self.dtype).swapaxes(1, 2)
+        return untouched((self.batch, self.heads, self.queries, self.value_size), self.dtype)
 
     def options(self) -> dict[str, Any]:
         """Give the options as `cpuattn.attention` takes them."""

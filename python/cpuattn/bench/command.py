@@ -38,9 +38,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--threads",
         type=_positive_list,
-        default=sorted({1, cpuattn.get_num_threads()}),
         metavar="N,...",
-        help="numbers of threads (default: 1 and what cpuattn.get_num_threads() says)",
+        help="numbers of threads (default: 1 and what cpuattn.get_num_threads() says; quick: "
+        "the latter)",
     )
     options.add_argument(
         "--isa",
@@ -108,11 +108,12 @@ def _record(args: argparse.Namespace, removed: list[str], busy: float) -> result
 
 def _plan(args: argparse.Namespace, record: results.Record) -> Plan:
     rounds, turn_seconds = FAST if args.quick else FULL
+    few = {cpuattn.get_num_threads()}
     done = frozenset(map(results.key, record["cells"] if args.merge == "missing" else ()))
     return Plan(
         cases=args.cases or select(QUICK if args.quick else SHORT),
         engines=installed(),
-        threads=args.threads,
+        threads=args.threads or sorted(few if args.quick else few | {1}),
         isas=args.isa,
         rounds=args.rounds or rounds,
         turn_seconds=turn_seconds,

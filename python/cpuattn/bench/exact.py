@@ -14,7 +14,8 @@ def exact(case: Case) -> NDArray[np.float64]:
     """Compute the result on the first set in float64, head by head to save memory."""
     query, key, value = dataclasses.replace(case, sets=1).inputs()[0]
     group = case.heads // case.kv_heads
-    visible, added = masks.visible(case), masks.added(case)
+    visible = masks.visible(case)
+    added = masks.added(dataclasses.replace(case, dtype="float64"))
     result = np.empty((case.batch, case.heads, case.queries, case.value_size))
     for b, h in np.ndindex(case.batch, case.heads):
         q, k, v = (

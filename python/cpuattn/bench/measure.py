@@ -80,6 +80,8 @@ def measure(plan: Plan, advance: Advance, save: Save) -> dict[str, str]:
     """
     versions: dict[str, str] = {}
     for isa in plan.isas:
+        if not plan.cells(isa):
+            continue
         with started(plan.engines, isa) as engines, EngineProcess(US, isa) as meter:
             for engine in engines.values():
                 versions = engine.ask("versions") | versions  # those of the first set stay

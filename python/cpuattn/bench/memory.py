@@ -1,12 +1,20 @@
 """How much memory a call adds at its peak, as the kernel counts it."""
 
 import ctypes
+import gc
+import math
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
+# From so many bytes on NumPy asks for huge pages.
+HUGE_BYTES = 4 << 20
 
 
 def call_and_measure(call: Callable[[], Any]) -> tuple[Any, int | None]:
@@ -40,6 +48,20 @@ def call_and_measure(call: Callable[[], Any]) -> tuple[Any, int | None]:
     return result, max(0, _bytes("VmHWM") - before)
 
 
+def untouched(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Make room for a result whose pages count when a call first writes them.
+
+    Memory from NumPy may have been used before, and would not count.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if not hasattr(mmap, "MAP_ANONYMOUS") or size == 0:
+        return np.empty(shape, dtype)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, dtype).reshape(shape)
+
+
 def _bytes(field: str) -> int:
     for line in STATUS.read_text().splitlines():
         if line.startswith(field):
@@ -48,6 +70,7 @@ def _bytes(field: str) -> int:
 
 
 def _give_back_free_memory() -> None:
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc; others do not keep it
     if trim is not None:
         trim(0)

@@ -8,6 +8,7 @@ from cpuattn.bench import masks
 from cpuattn.bench.case import Array, Case
 from cpuattn.bench.engines import ort
 from cpuattn.bench.engines.engine import Engine, Prepared
+from cpuattn.bench.memory import untouched
 
 
 def prepare(case: Case, threads: int) -> Prepared:
@@ -40,11 +41,11 @@ def prepare(case: Case, threads: int) -> Prepared:
             "bias": bias,
             "sinks": sinks,
         }
-        out = np.empty((case.batch, case.queries, case.heads * case.head_dim), case.dtype)
+        out = untouched((case.batch, case.queries, case.heads * case.head_dim), case.dtype)
         outputs = {
             "out": out,
-            "present_key": key if filled else np.empty_like(key),
-            "present_value": value if filled else np.empty_like(value),
+            "present_key": key if filled else untouched(key.shape, case.dtype),
+            "present_value": value if filled else untouched(value.shape, case.dtype),
         }
         return ort.Bound(named, outputs, ort.unpacked(out, case.heads))
 

@@ -8,6 +8,7 @@ from cpuattn.bench import masks
 from cpuattn.bench.case import Array, Case
 from cpuattn.bench.engines import ort
 from cpuattn.bench.engines.engine import Engine, Prepared
+from cpuattn.bench.memory import untouched
 
 
 def prepare(case: Case, threads: int) -> Prepared:
@@ -32,7 +33,7 @@ def prepare(case: Case, threads: int) -> Prepared:
             "value": value if cached else ort.packed(value),
             **options,
         }
-        out = np.empty((case.batch, case.queries, case.heads * case.value_size), case.dtype)
+        out = untouched((case.batch, case.queries, case.heads * case.value_size), case.dtype)
         return ort.Bound(named, {"out": out}, ort.unpacked(out, case.heads))
 
     sets = [bound(*inputs) for inputs in case.inputs()]
