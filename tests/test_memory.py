@@ -82,14 +82,15 @@ def test_python_allocates_nothing_large(queries: int) -> None:
     assert peak < 32 * 1024
 
 
-# (queries, head_dim), 9 rows and more: the forward kernel.
+# (queries, head_dim); 9 rows and more take the forward kernel.
+NARROW = ((1, 64), (1, 128), (8, 128), (64, 64), (2**20, 128), (2**16, 576))
 WIDE = tuple((queries, dim) for queries in (1, 8, 9, 1000) for dim in (1024, 1152, 1536, 2048))
 
 
 def test_scratch_does_not_grow_with_the_lengths(isa: str, dtype: Dtype) -> None:
     assert isa in cpuattn.isas()
     one = np.zeros((), dtype)
-    for queries, head_dim in ((1, 64), (1, 128), (8, 128), (64, 64), (2**20, 128), (2**16, 576)) + WIDE:
+    for queries, head_dim in NARROW + WIDE:
         query = np.broadcast_to(one, (queries, head_dim))
         plans = [
             cpuattn.explain(query, key, key, num_threads=2)
