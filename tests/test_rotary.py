@@ -34,7 +34,10 @@ def test_pairs_turn_like_complex_numbers(head_dim: int, pairs: int, interleaved:
     x = np.random.default_rng(0).standard_normal((2, 3, 5, head_dim))
     cos, sin = tables(5, pairs)
     out = rotary_embedding(x, cos, sin, interleaved=interleaved)
-    np.testing.assert_allclose(out, by_complex_numbers(x, cos, sin, interleaved), rtol=1e-14)
+    # Both sides round three times, relative to the length of the vector: a single coordinate may
+    # come out of a difference that cancels.
+    bound = 3 * np.finfo(x.dtype).eps * np.linalg.norm(x, axis=-1, keepdims=True)
+    assert (np.abs(out - by_complex_numbers(x, cos, sin, interleaved)) <= bound).all()
 
 
 def test_which_features_are_pairs() -> None:
