@@ -30,6 +30,15 @@ def embedded(x: Array) -> Array:
     return view
 
 
+def crowded(x: Array) -> Array:
+    """Rows a multiple of 512 bytes apart, which share few sets of a cache: some are copied."""
+    step = 512 // x.itemsize
+    big = np.full((*x.shape[:-1], -(-x.shape[-1] // step) * step), poison(x), x.dtype)
+    view = big[..., : x.shape[-1]]
+    view[...] = x
+    return view
+
+
 def backwards(x: Array) -> Array:
     """Negative strides on every axis."""
     flip = (slice(None, None, -1),) * x.ndim
@@ -72,6 +81,7 @@ ZERO_COPY: tuple[Callable[[Array], Array], ...] = (
     transposed,
     np.asfortranarray,
     embedded,
+    crowded,
     backwards,
     last_axis_strided,
     read_only,
@@ -94,6 +104,15 @@ def test_inputs(layout: Callable[[Array], Array], case: Case) -> None:
     np.testing.assert_array_equal(cpuattn.attention(*arrays, **case.options), expected)
     copies = cpuattn.explain(*arrays, **case.options)["copies"]
     assert bool(copies) == (layout in COPIED)
+
+
+@pytest.mark.parametrize("layout", [crowded, last_axis_strided], ids=lambda f: f.__name__)
+def test_values_in_several_slices(layout: Callable[[Array], Array], dtype: Dtype) -> None:
+    case = make_case(Shape(70, 201, 9, 300), dtype, ("causal",))
+    query, key, value = case.arrays
+    out = cpuattn.attention(query, key, layout(value), **case.options)
+    expected = cpuattn.attention(query, key, value, **case.options)
+    np.testing.assert_array_equal(out, expected)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ struct DecodeScratch {
       : queries(cut.take<T>(kRows * Shape::padded(head_dim))),
         outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
         chunk_outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
-        copy(cut.take<T>(kDecodeBlock * (head_dim > value_dim ? head_dim : value_dim))) {}
+        copy(cut.take<T>(kDecodeBlock *
+                         copy_stride<T>(head_dim > value_dim ? head_dim : value_dim))) {}
 
   T* queries;  // [row][padded head_dim], zeros behind head_dim
   T* outputs;  // [row][padded value_dim]

@@ -45,14 +45,15 @@ struct ForwardScratch {
         chunk_outputs(cut.take<T>(value_dim * kRows)),
         scores(cut.take<T>(kKeyBlock * kRows)),
         visible(cut.take<T>(kKeyBlock * kRows)),
-        copy(cut.take<T>(kKeyBlock * slice_dims(head_dim > value_dim ? head_dim : value_dim))) {}
+        copy(cut.take<T>(
+            kKeyBlock * copy_stride<T>(slice_dims(head_dim > value_dim ? head_dim : value_dim)))) {}
 
   T* queries;        // [head_dim][rows]
   T* outputs;        // [value_dim][rows]
   T* chunk_outputs;  // likewise, of a chunk that will be merged
   T* scores;         // [key][rows]
   T* visible;        // [key][rows]: -inf where hidden; only to trace a NaN or inf
-  T* copy;           // [key][dim]: only for keys or values that are strided along head_dim
+  T* copy;           // [key][dim]: only for keys and values that are not multiplied in place
 };
 
 // What a block of queries has summed up so far: outputs[value_dim][row] and their weights.

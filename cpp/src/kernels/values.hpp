@@ -132,15 +132,18 @@ void accumulate_slice(ValueBlock<V, kVecs>& block, std::ptrdiff_t offset, std::p
   }
 }
 
-// All dims at once where values are read in place, else in slices that fit the copy.
+// All dims at once where values are read in place, else in slices that fit the copy. Crowded values
+// are copied if several tiles beside each other read them.
 template <class V, int kVecs>
 void accumulate_values(ValueBlock<V, kVecs>& block, std::ptrdiff_t offset,
                        typename V::Element* copy, typename V::Element* outputs) {
   const Matrix& value = block.work.value;
   const std::ptrdiff_t value_dim = block.work.value_dim;
+  const bool crowded = kVecs > V::kTileVecs && are_crowded<typename V::Element>(value);
+  const bool copied = crowded || value.dim_stride != 1;
   for (std::ptrdiff_t d = 0, dims; d < value_dim; d += dims) {
-    dims = value.dim_stride == 1 ? value_dim : slice_dims(value_dim - d);
-    block.values = dense_rows(value, block.span.begin, block.span.end, d, dims, copy);
+    dims = copied ? slice_dims(value_dim - d) : value_dim;
+    block.values = dense_rows(value, block.span.begin, block.span.end, d, dims, copy, crowded);
     accumulate_slice(block, offset, dims, outputs + d * kVecs * V::kLanes);
   }
 }
