@@ -61,7 +61,10 @@ def test_engines_that_are_missing_or_cannot_be_narrowed_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case = select(["prefill-512"])[0]
+    monkeypatch.setattr("cpuattn.isas", lambda: ("avx512", "avx2"))
     monkeypatch.setattr("cpuattn.bench.engines.installed", lambda: ["ORT Attention"])
     assert why_not("torch", case, "avx512") == "not installed"
     assert why_not("ORT Attention", case, "avx512") is None
     assert why_not("ORT Attention", case, "avx2") == "cannot be held to AVX2"
+    monkeypatch.setattr("cpuattn.isas", lambda: ("avx2",))  # all this CPU can do
+    assert why_not("ORT Attention", case, "avx2") is None

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         default=[_core.config()["isa"]],
         metavar="NAME,...",
         help=f"instruction sets of cpuattn: {', '.join(cpuattn.isas())}; with avx2 the others "
-        "are held to AVX2 too (default: the one in use)",
+        "are held to AVX2 too, on a CPU that has more (default: the one in use)",
     )
     options.add_argument("--rounds", type=_positive, metavar="N", help="default: 9; quick: 3")
     options.add_argument("--json", type=_path, default="bench.json", metavar="PATH")

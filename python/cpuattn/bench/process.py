@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Self, cast
 
+from cpuattn.bench.machine import must_hold
+
 # They choose other kernels in NumPy's BLAS than those made for this CPU.
 SPOILING_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 # Peers held to AVX2 when cpuattn is, so that the share of the peak means the same.
@@ -35,7 +37,7 @@ class EngineError(BenchError):
 def environment(isa: str) -> dict[str, str]:
     """Make the environment of a worker for one instruction set."""
     kept = {name: text for name, text in os.environ.items() if name not in SPOILING_VARIABLES}
-    return kept | (AVX2_ONLY if isa == "avx2" else {}) | {"CPUATTN_ISA": isa}
+    return kept | (AVX2_ONLY if must_hold(isa) else {}) | {"CPUATTN_ISA": isa}
 
 
 class EngineProcess:

@@ -20,6 +20,7 @@ from cpuattn.bench.engines import (
     torch_,
 )
 from cpuattn.bench.engines.engine import Call, Engine, Prepared
+from cpuattn.bench.machine import must_hold
 
 __all__ = ["ENGINES", "Call", "Engine", "Prepared", "installed", "why_not"]
 
@@ -52,6 +53,6 @@ def why_not(name: str, case: Case, isa: str) -> str | None:
     engine = ENGINES[name]
     if name not in installed():
         return "not installed"
-    if isa == "avx2" and not engine.narrows:
+    if must_hold(isa) and not engine.narrows:
         return "cannot be held to AVX2"
     return engine.refuses(case)
