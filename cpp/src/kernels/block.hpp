@@ -57,7 +57,10 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
   const std::ptrdiff_t stride = work.query.dim_stride;
   const auto scale = V::set1(factor);
   for (int n = 0; n < kRows; n += V::kLanes) {
+    const int next = n + V::kLanes < kRows ? n + V::kLanes : n;
     for (std::ptrdiff_t d = 0; d < work.head_dim; d += V::kLanes) {
+#pragma GCC unroll 16
+      for (int r = 0; r < V::kLanes; ++r) V::prefetch(rows.query[next + r] + d * stride);
       const std::ptrdiff_t rest = work.head_dim - d;
       const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
       typename V::Vec square[V::kLanes];

@@ -82,28 +82,32 @@ struct Sums {
     }
   }
   void add(const Sums& part) {
+    T keep[kRows], take[kRows];
     for (int n = 0; n < kRows; n += V::kLanes) {
       const Merge<V> merged(V::load(state.base + n), V::load(part.state.base + n));
       V::store(state.sum + n, merged(V::load(state.sum + n), V::load(part.state.sum + n)));
       V::store(state.base + n, merged.base);
-      for (std::ptrdiff_t i = n; i < value_dim * kRows; i += kRows) {
-        V::store(outputs + i, merged(V::load(outputs + i), V::load(part.outputs + i)));
+      V::store(keep + n, merged.keep);
+      V::store(take + n, merged.take);
+    }
+    for (std::ptrdiff_t i = 0; i < value_dim * kRows; i += kRows) {
+      for (int n = 0; n < kRows; n += V::kLanes) {
+        const auto taken = V::mul(V::load(part.outputs + i + n), V::load(take + n));
+        V::store(outputs + i + n, V::fma(V::load(outputs + i + n), V::load(keep + n), taken));
       }
     }
   }
   void add_sinks(const Work& work) {
-    T sink[kRows];
     for (int r = 0; r < kRows; ++r) {
-      sink[r] = sink_of<T>(work, r < work.num_rows ? r : work.num_rows - 1);
+      state.block_max[r] = sink_of<T>(work, r < work.num_rows ? r : work.num_rows - 1);
     }
     for (int n = 0; n < kRows; n += V::kLanes) {
-      const Merge<V> merged(V::load(state.base + n), V::load(sink + n));
+      const Merge<V> merged(V::load(state.base + n), V::load(state.block_max + n));
       V::store(state.sum + n, merged(V::load(state.sum + n), V::set1(T(kWeightScale))));
       V::store(state.base + n, merged.base);
-      for (std::ptrdiff_t i = n; i < value_dim * kRows; i += kRows) {
-        V::store(outputs + i, merged(V::load(outputs + i), V::zero()));
-      }
+      V::store(state.rescale + n, merged.keep);
     }
+    rescale();
   }
 };
 

@@ -72,7 +72,7 @@ template <class V, int kRows, int kCols, class RowStride, class DepthStride>
 #pragma GCC unroll 16
     for (int n = 0; n < kCols; ++n) tile.at[m][n] = V::zero();
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (std::ptrdiff_t k = 0; k < depth; ++k) {
     prefetch_step<V, kRows>(left, k);
     typename V::Vec b[kCols];
