@@ -2,9 +2,11 @@
 // K and V, so the lanes lie along head_dim: each key and value is read once, in whole vectors, for
 // all rows of the group.
 //
-// A block of keys is 64 keys. Scores are kept as [key][row], so that one vector holds kLanes / R
-// keys of R rows, and the partial sums of kLanes dot products are folded to one vector at once.
-// Row counts are 1, 2, 4 and 8; a count between is filled up with copies of the last row.
+// The softmax goes in blocks of 256 keys, long enough for a processor to prefetch from one row of
+// keys, or values, to the next; values are summed in pieces of 64 (which is also what is copied at
+// once where head_dim is strided). Scores are kept as [key][row], so that one vector holds
+// kLanes / R keys of R rows, and the partial sums of kLanes dot products are folded to one vector
+// at once. Row counts are 1, 2, 4 and 8; a count between is filled up with copies of the last row.
 #pragma once
 
 #include <math.h>
@@ -33,12 +35,14 @@ struct DecodeScratch {
       : queries(cut.take<T>(kRows * Shape::padded(head_dim))),
         outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
         chunk_outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
-        copy(cut.take<T>(kDecodeBlock *
+        sums(cut.take<T>(kRows * Shape::padded(value_dim))),
+        copy(cut.take<T>(kDecodePiece *
                          copy_stride<T>(head_dim > value_dim ? head_dim : value_dim))) {}
 
   T* queries;  // [row][padded head_dim], zeros behind head_dim
   T* outputs;  // [row][padded value_dim]
   T* chunk_outputs;
+  T* sums;  // of a piece of keys
   T* copy;
 };
 
@@ -73,6 +77,30 @@ void store_decode(const Work& work, const Partial& total, std::ptrdiff_t padded)
   }
 }
 
+// f(piece, keys of the span before it). Pieces end at fixed keys, wherever the span begins:
+// `offset` keys of the block lie before it.
+template <class F>
+void for_each_piece(KeySpan span, std::ptrdiff_t offset, F f) {
+  for (std::ptrdiff_t first = 0, size; first < span.size(); first += size) {
+    const std::ptrdiff_t rest = span.size() - first;
+    size = kDecodePiece - (offset + first) % kDecodePiece;
+    size = size < rest ? size : rest;
+    f(KeySpan{span.begin + first, span.begin + first + size, span.cover}, first);
+  }
+}
+
+template <class V, int kRows>
+void rescale_decode(const DecodeState<V, kRows>& state, std::ptrdiff_t padded,
+                    typename V::Element* outputs) {
+  for (int r = 0; r < kRows; ++r) {
+    const auto factor = V::set1(state.rescale[r]);
+    for (std::ptrdiff_t d = 0; d < padded; d += V::kLanes) {
+      auto* output = outputs + r * padded + d;
+      V::store(output, V::mul(V::load(output), factor));
+    }
+  }
+}
+
 // The sums over the keys [begin, end), as sum_keys of forward.hpp.
 template <class V, int kRows>
 bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
@@ -89,18 +117,24 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
     const KeySpan span =
         cover_block(work, rows, begin, begin + kDecodeBlock < end ? begin + kDecodeBlock : end);
     if (span.cover == Cover::kNone) continue;
-    const auto keys = dense_rows(work.key, span.begin, span.end, 0, work.head_dim, scratch.copy);
     const std::ptrdiff_t offset = span.begin - begin;
-    score_decode_block<V, kRows>(keys, span.size(), work.head_dim, scratch.queries,
-                                 state.scores + offset * kRows);
+    auto* const scores = state.scores + offset * kRows;
+    for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
+      const auto keys =
+          dense_rows(work.key, piece.begin, piece.end, 0, work.head_dim, scratch.copy);
+      score_decode_block<V, kRows>(keys, piece.size(), work.head_dim, scratch.queries,
+                                   scores + first * kRows);
+    });
     const std::ptrdiff_t filled = finish_scores<V, kRows>(work, rows, span, offset, state.scores);
     update_decode_softmax(state, filled);
-    const auto values =
-        dense_rows(work.value, span.begin, span.end, 0, work.value_dim, scratch.copy);
+    rescale_decode(state, Shape::padded(work.value_dim), outputs);
     const bool check = span.cover != Cover::kAll || work.bias.type != ScoreType::kNone;
-    const DecodeValues<V, kRows> block{
-        work, rows, span, values, state.scores + offset * kRows, state.rescale, check};
-    accumulate_decode<V, kRows, Shape::kCols>(block, 0, outputs);
+    for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
+      const auto values =
+          dense_rows(work.value, piece.begin, piece.end, 0, work.value_dim, scratch.copy);
+      const DecodeValues<V, kRows> block{work, rows, piece, values, scores + first * kRows, check};
+      accumulate_decode(block, scratch.sums, outputs);
+    });
   }
   state.fold_sum();
   return true;

@@ -10,20 +10,33 @@ namespace cpuattn {
 namespace {
 
 constexpr int kDecodeRows = 8;
-constexpr int kDecodeBlock = 64;
+constexpr int kDecodeBlock = 256;
+constexpr int kDecodePiece = 64;
 
-// The hardware prefetcher loses the thread when several rows are read at once, so the rows this
-// many keys ahead are asked for. 32 to 256 were tried: 1 query over 4096 x 128
-// took 1.62, 1.52, 1.27 and 1.42 ms.
-constexpr int kPrefetchKeys = 128;
+// Processors prefetch what lies behind each other. Keys and values whose rows do not, as in a
+// (B, L, H, D) cache, are asked for so many keys ahead (16, 32 and 64 were tried).
+constexpr int kPrefetchKeys = 16;
+
+template <class V>
+void prefetch_rows(const DenseRows<typename V::Element>& rows, std::ptrdiff_t begin,
+                   std::ptrdiff_t end, std::ptrdiff_t dims) {
+  constexpr std::ptrdiff_t kLine = 64 / sizeof(typename V::Element);
+  for (std::ptrdiff_t row = begin; row < end; ++row) {
+    for (std::ptrdiff_t d = 0; d < dims; d += kLine) V::prefetch(rows.data + row * rows.stride + d);
+  }
+}
 
 template <class V, int kRows>
 struct DecodeShape {
   using T = typename V::Element;
   static constexpr int kTile = V::kLanes > kRows ? V::kLanes : kRows;  // scores of one step
   static constexpr int kKeys = kTile / kRows;                          // keys of one step
-  static constexpr int kSums = V::kAccumulators < 16 ? 8 : 16;  // vectors of outputs at a time
-  static constexpr int kCols = kSums / kRows < 8 ? kSums / kRows : 8;
+  // Values are read key by key, in the order of memory; with so many rows that their sums could not
+  // be loaded and stored as fast, two keys at a time, for as many rows as half the registers hold
+  // weights of.
+  static constexpr int kValueKeys = kRows < 8 ? 1 : 2;
+  static constexpr int kWeights = V::kAccumulators < 16 ? 8 : 16;
+  static constexpr int kValueRows = kRows < kWeights / kValueKeys ? kRows : kWeights / kValueKeys;
 
   static std::ptrdiff_t padded(std::ptrdiff_t dims) {
     return (dims + V::kLanes - 1) / V::kLanes * V::kLanes;
@@ -33,33 +46,24 @@ struct DecodeShape {
 // scores[t][r] = key[t] . query[r] for kKeys keys
 template <class V, int kRows>
 [[gnu::always_inline]] inline void score_keys(
-    const typename V::Element* const (&key)[DecodeShape<V, kRows>::kKeys], std::ptrdiff_t prefetch,
-    std::ptrdiff_t head_dim, const typename V::Element* queries, typename V::Element* scores) {
+    const typename V::Element* const (&key)[DecodeShape<V, kRows>::kKeys], std::ptrdiff_t head_dim,
+    const typename V::Element* queries, typename V::Element* scores) {
   using Shape = DecodeShape<V, kRows>;
   const std::ptrdiff_t row_stride = Shape::padded(head_dim);
   typename V::Vec sum[Shape::kTile];
 #pragma GCC unroll 16
   for (int i = 0; i < Shape::kTile; ++i) sum[i] = V::zero();
-  const auto add_column = [&](std::ptrdiff_t d, auto load) {
-    typename V::Vec query[kRows];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) query[r] = V::load(queries + r * row_stride + d);
-#pragma GCC unroll 16
-    for (int t = 0; t < Shape::kKeys; ++t) {
-      const typename V::Vec k = load(key[t] + d);
-      V::prefetch(key[t] + d + prefetch);
+  for (int t = 0; t < Shape::kKeys; ++t) {
+    const auto add_column = [&](std::ptrdiff_t d, typename V::Vec k) {
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        sum[t * kRows + r] = V::fma(k, query[r], sum[t * kRows + r]);
+        sum[t * kRows + r] = V::fma(k, V::load(queries + r * row_stride + d), sum[t * kRows + r]);
       }
-    }
-  };
-  std::ptrdiff_t d = 0;
-  for (; d + V::kLanes <= head_dim; d += V::kLanes) {
-    add_column(d, [](const typename V::Element* p) { return V::load(p); });
-  }
-  if (d < head_dim) {
-    add_column(d, [&](const typename V::Element* p) { return V::load_partial(p, head_dim - d); });
+    };
+    std::ptrdiff_t d = 0;
+    for (; d + V::kLanes <= head_dim; d += V::kLanes) add_column(d, V::load(key[t] + d));
+    if (d < head_dim) add_column(d, V::load_partial(key[t] + d, head_dim - d));
   }
 #pragma GCC unroll 16
   for (int i = 0; i < Shape::kTile; i += V::kLanes) {
@@ -76,13 +80,15 @@ template <class V, int kRows>
                                           const typename V::Element* queries,
                                           typename V::Element* scores) {
   constexpr int kKeys = DecodeShape<V, kRows>::kKeys;
+  const bool scattered = keys.stride != head_dim;
   for (std::ptrdiff_t j = 0; j < count; j += kKeys) {
+    if (scattered) prefetch_rows<V>(keys, j + kPrefetchKeys, j + kPrefetchKeys + kKeys, head_dim);
     const typename V::Element* key[kKeys];
 #pragma GCC unroll 16
     for (int t = 0; t < kKeys; ++t) {  // behind the last key, the last key again
       key[t] = keys.data + (j + t < count ? j + t : count - 1) * keys.stride;
     }
-    score_keys<V, kRows>(key, kPrefetchKeys * keys.stride, head_dim, queries, scores + j * kRows);
+    score_keys<V, kRows>(key, head_dim, queries, scores + j * kRows);
   }
 }
 
