@@ -1,7 +1,8 @@
 """Make the documentation's tables and pictures from a run: python benchmarks/report.py [OPTIONS].
 
-Writes the table of README.md between its two markers, docs/benchmarks.md with every cell, and three
-pictures beside it. With --check nothing is written; the exit status tells whether all is fresh.
+Writes the tables of README.md and docs/performance.md between their two markers, docs/benchmarks.md
+with every cell, and three pictures beside it. With --check nothing is written; the exit status
+tells whether all is fresh.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import bars
 import lines
 import page
 import readme
+import regimes
 
 from cpuattn.bench.results import Record, load
 
@@ -37,21 +39,21 @@ def insert(text: str, table: str) -> str:
 
 def pages(record: Record, root: Path) -> dict[Path, str]:
     """Make the text of every file below the root that shows a run."""
-    front = root / "README.md"
-    text = front.read_text(encoding="utf-8")
-    table = readme.text(record)
-    try:
-        whole = insert(text, table)
-    except ValueError as error:
-        raise ValueError(f"{front} {error}") from error
-    pictures = root / "docs" / "pictures"
-    return {
-        front: whole,
-        root / "docs" / "benchmarks.md": page.text(record),
+    docs, pictures = root / "docs", root / "docs" / "pictures"
+    tables = {root / "README.md": readme.text, docs / "performance.md": regimes.text}
+    return {path: _with_table(path, text(record)) for path, text in tables.items()} | {
+        docs / "benchmarks.md": page.text(record),
         pictures / "benchmark-share.svg": bars.share(record),
         pictures / "benchmark-time.svg": lines.time(record),
         pictures / "benchmark-memory.svg": lines.memory(record),
     }
+
+
+def _with_table(path: Path, table: str) -> str:
+    try:
+        return insert(_read(path), table)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
 
 
 def main() -> int:

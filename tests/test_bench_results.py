@@ -1,5 +1,6 @@
 """Tables follow from the measurements of a run, and the documentation shows one."""
 
+import importlib
 import json
 import math
 import statistics
@@ -122,9 +123,11 @@ def report(*arguments: str | Path) -> tuple[int, str]:
 
 @pytest.fixture
 def site(record: Record, tmp_path: Path) -> Path:
-    """Make a folder with a run and the page that shall show it."""
+    """Make a folder with a run and the pages that shall show it."""
     save(record, tmp_path / "a.json")
-    (tmp_path / "README.md").write_text(PAGE)
+    (tmp_path / "docs").mkdir()
+    for page in ("README.md", "docs/performance.md"):
+        (tmp_path / page).write_text(PAGE)
     return tmp_path
 
 
@@ -134,7 +137,7 @@ def test_report_writes_what_it_then_finds_fresh(site: Path) -> None:
     assert (site / "README.md").read_text() == PAGE
     status, text = report(*arguments)
     assert status == 0
-    assert text.count("wrote: ") == 5
+    assert text.count("wrote: ") == 6
     assert report(*arguments, "--check") == (0, "")
     assert report(*arguments) == (0, "")
     (site / "docs" / "benchmarks.md").write_text("typed by hand")
@@ -160,6 +163,26 @@ def test_readme_table(site: Path) -> None:
     assert "fastest in 3 of 4 cells" in caption
     mean = (2 * 2.5 * 0.75 * 2) ** (1 / 4)
     assert f"{table.digits(mean)} times as fast as the best peer" in caption
+
+
+def test_table_of_regimes(site: Path, record: Record) -> None:
+    report("--json", site / "a.json", "--root", site)
+    _, _, rest = (site / "docs" / "performance.md").read_text().partition(BEGIN)
+    shown, _, _ = rest.partition(END)
+    header, _, prefill, decode = shown.splitlines()
+    assert header.endswith("| % of limit, 1 thread | % of limit, 2 threads |")
+    assert prefill.startswith("| long prefill | exponentials")
+    assert prefill.endswith(" | 86 | 89 |")
+    one, two = (round(100 * rows(record["cells"][n])[-1].share) for n in (2, 3))
+    assert decode.startswith("| decode, grouped heads | reads from memory")
+    assert decode.endswith(f" | {one} | {two} |")
+
+
+def test_every_case_belongs_to_one_regime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    regimes = importlib.import_module("regimes").REGIMES
+    names = [case.name for patterns, _ in regimes.values() for case in select(patterns)]
+    assert sorted(names) == sorted(case.name for case in CASES)
 
 
 def test_page_has_every_cell_and_the_losses(site: Path) -> None:

@@ -1,0 +1,77 @@
+"""The table of docs/performance.md: how near each regime comes to the machine's limit, and why."""
+
+from tables import ours, table
+
+from cpuattn.bench.cases import select
+from cpuattn.bench.results import US, CellRecord, Record, count_threads
+
+# Which cases are alike, and what keeps them from the limit.
+REGIMES = {
+    "long prefill": (
+        ("prefill-1024", "prefill-2048", "prefill-4096", "prefill-2048-d128", "prefill-8192-d128"),
+        "exponentials, and the stores between the two products",
+    ),
+    "other head_dims": (
+        ("dim-*",),
+        "as above: the narrower, the more exponentials a product; the last tile is not full",
+    ),
+    "float64": (("prefill-double",), "as above, with half as many lanes"),
+    "views of (B, L, H, D)": (("head-views*",), "as above, and copies of crowded values"),
+    "grouped heads": (("gqa-1024", "mla"), "as above"),
+    "short sequences": (
+        ("bert", "vit", "vit-d40", "prefill-512", "cross"),
+        "turning queries and results, and blocks that are not full",
+    ),
+    "causal": (
+        ("causal-*",),
+        "blocks on the diagonal are computed whole and half of them is masked",
+    ),
+    "sliding window": (("window-*",), "both edges of the window cut blocks"),
+    "ragged and packed": (
+        ("bert-ragged", "padding-*", "documents"),
+        "blocks that are not full; fewer items to share among threads",
+    ),
+    "float mask": (("float-mask",), "reading the mask, turned in registers"),
+    "softcap": (("softcap",), "a tanh for every score"),
+    "ALiBi and sinks": (("alibi", "sinks"), "as causal"),
+    "decode": (
+        ("decode-1-to-1", "decode-one-head"),
+        "reads from memory",
+    ),
+    "decode, grouped heads": (
+        ("decode-4096", "decode-32768", "decode-batch-8"),
+        "reads from memory, and products for several rows that hide only partly behind them",
+    ),
+    "few new tokens": (
+        ("decode-2-new", "decode-4-new", "decode-8-new", "decode-4-new-causal"),
+        "the products: there are enough rows for them to outlast the reads",
+    ),
+    "tiny calls": (
+        ("tiny-*", "one-head"),
+        "what a call costs before its first product: arguments, checks, plan, threads",
+    ),
+}
+
+
+def text(record: Record) -> str:
+    """Make the table, a line for each regime that the run has cases of."""
+    isa = record["cells"][0]["isa"]
+    cells = [cell for cell in record["cells"] if cell["isa"] == isa]
+    all_threads = sorted({cell["threads"] for cell in cells})
+    lines = []
+    for regime, (patterns, reason) in REGIMES.items():
+        names = {case.name for case in select(patterns)}
+        found = [cell for cell in cells if cell["case"] in names]
+        if found:
+            shares = [_shares([c for c in found if c["threads"] == n]) for n in all_threads]
+            lines.append([regime, reason, *shares])
+    header = ["regime", f"what keeps {US} from the limit"]
+    header += [f"% of limit, {count_threads(n)}" for n in all_threads]
+    return "\n".join(table(header, lines, left=2))
+
+
+def _shares(cells: list[CellRecord]) -> str:
+    """Give the lowest and the highest share in percent."""
+    shares = sorted(f"{ours(cell).share * 100:.0f}" for cell in cells)
+    shares.sort(key=int)
+    return " to ".join(dict.fromkeys((shares[0], shares[-1]))) if shares else "-"
