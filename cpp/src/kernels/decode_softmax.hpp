@@ -66,7 +66,7 @@ std::ptrdiff_t finish_scores(const Work& work, const RowBlock<typename V::Elemen
   return filled;
 }
 
-// As update_softmax, with the lanes of a row folded once per block.
+// The base follows the maximum at once; the lanes of a row are folded once per block.
 template <class V, int kRows>
 void update_decode_softmax(DecodeState<V, kRows>& state, std::ptrdiff_t filled) {
   using T = typename V::Element;

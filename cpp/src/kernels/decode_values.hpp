@@ -30,7 +30,7 @@ struct DecodeValues {
   bool check;                          // some rows may not see some of the keys
 };
 
-// As accumulate_visible of forward.hpp: hidden keys are left out instead of weighted with 0.
+// As accumulate_visible of values.hpp: hidden keys are left out instead of weighted with 0.
 template <class V, int kRows>
 [[gnu::noinline]] void decode_visible(const DecodeValues<V, kRows>& block, std::ptrdiff_t dim,
                                       std::ptrdiff_t dims, typename V::Element* outputs) {
