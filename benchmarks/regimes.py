@@ -72,6 +72,5 @@ def text(record: Record) -> str:
 
 def _shares(cells: list[CellRecord]) -> str:
     """Give the lowest and the highest share in percent."""
-    shares = sorted(f"{ours(cell).share * 100:.0f}" for cell in cells)
-    shares.sort(key=int)
-    return " to ".join(dict.fromkeys((shares[0], shares[-1]))) if shares else "-"
+    shares = [round(ours(cell).share * 100) for cell in cells]
+    return " to ".join(map(str, sorted({min(shares), max(shares)}))) if shares else "-"

@@ -57,6 +57,7 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
   const std::ptrdiff_t stride = work.query.dim_stride;
   const auto scale = V::set1(factor);
   for (int n = 0; n < kRows; n += V::kLanes) {
+    // The rows after these are asked for while these are turned.
     const int next = n + V::kLanes < kRows ? n + V::kLanes : n;
     for (std::ptrdiff_t d = 0; d < work.head_dim; d += V::kLanes) {
 #pragma GCC unroll 16

@@ -1,5 +1,5 @@
 // Cuts the scratch memory of a work item into aligned arrays, and copies keys or values there
-// when their head_dim is not contiguous.
+// when their head_dim is not contiguous or their rows crowd in a cache.
 #pragma once
 
 #include <cstddef>
@@ -52,7 +52,7 @@ constexpr std::ptrdiff_t copy_stride(std::ptrdiff_t dims) {
 }
 
 // `dims` dims from `dim` on of the rows [begin, end) of a matrix, `copied` where rows are strided
-// along head_dim and where the caller wants it.
+// along head_dim, or where the caller wants it.
 template <class T>
 DenseRows<T> dense_rows(const Matrix& matrix, std::ptrdiff_t begin, std::ptrdiff_t end,
                         std::ptrdiff_t dim, std::ptrdiff_t dims, T* copy, bool copied = false) {
