@@ -30,14 +30,18 @@ bool all(unsigned value, unsigned bits) { return (value & bits) == bits; }
 CpuFeatures detect() {
   CpuFeatures features;
   const Registers one = cpuid(1);
-  constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28;
-  if (!all(one.ecx, kFma | kOsxsave | kAvx)) return features;
+  constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
+  if (!all(one.ecx, kFma | kOsxsave | kAvx | kF16c)) return features;
   const Registers seven = cpuid(7);
   constexpr unsigned kAvx2 = 1u << 5;
   constexpr unsigned kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
   constexpr unsigned kYmmState = 0x6, kZmmState = 0xe6;  // xmm, ymm; and opmask, zmm
   const unsigned state = saved_state();
   features.avx2_fma = all(seven.ebx, kAvx2) && all(state, kYmmState);
+#ifdef CPUATTN_EMULATE_AVX512
+  features.avx512 = features.avx2_fma;
+  return features;
+#endif
   features.avx512 =
       features.avx2_fma && all(seven.ebx, kF | kDq | kBw | kVl) && all(state, kZmmState);
   return features;
