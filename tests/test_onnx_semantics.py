@@ -168,6 +168,27 @@ def test_value_may_have_another_dtype() -> None:
     np.testing.assert_array_equal(found.Y, exact.astype(np.float32))
 
 
+@pytest.mark.parametrize("names", ["float16 float16", "float16 float32", "bfloat16 float16"])
+def test_narrow_dtypes(names: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    dtypes = {"float16": np.float16, "float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+    of_query, of_value = (np.dtype(dtypes[name]) for name in names.split())
+    query, key, value = inputs()
+    query, key, value = query.astype(of_query), key.astype(of_query), value.astype(of_value)
+    mask = normal(LQ, LK, seed=9).astype(of_query)
+    found = attention(query, key, value, mask, qk_matmul_output_mode=3)
+    exact = attention(
+        *(x.astype(np.float64) for x in (query, key, value, mask)), qk_matmul_output_mode=3
+    )
+    # A kernel that multiplies in bfloat16 rounds the weights too, so each term, not only the sum.
+    eps = float(ml_dtypes.finfo(of_query).eps)
+    x: Any
+    y: Any
+    for x, y in ((found.Y, exact.Y), (found.qk_matmul_output, exact.qk_matmul_output)):
+        assert x.dtype == of_query
+        np.testing.assert_allclose(x.astype(np.float64), y, rtol=eps, atol=eps)
+
+
 def test_softmax_in_double_precision() -> None:
     query, key, value = inputs(np.float32)
     doubles = (x.astype(np.float64) for x in (query, key, value))
