@@ -2,6 +2,7 @@
 
 from cpuattn import _core, reference
 from cpuattn._attention import attention, attention_weights, explain
+from cpuattn._cache_errors import CacheFullError
 from cpuattn._config import get_num_threads, isas, set_num_threads, show_config
 from cpuattn._merge import merge_attention
 from cpuattn._quantize import dequantize_int8, quantize_int8
@@ -13,6 +14,7 @@ from cpuattn.layers import MultiHeadAttention
 __version__ = _core.__version__
 
 __all__ = [
+    "CacheFullError",
     "KVCache",
     "MultiHeadAttention",
     "attention",
