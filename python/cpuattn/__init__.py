@@ -2,7 +2,7 @@
 
 from cpuattn import _core, reference
 from cpuattn._attention import attention, attention_weights, explain
-from cpuattn._cache_errors import CacheFullError
+from cpuattn._cache_errors import CacheFullError, OutOfPagesError
 from cpuattn._config import get_num_threads, isas, set_num_threads, show_config
 from cpuattn._merge import merge_attention
 from cpuattn._quantize import dequantize_int8, quantize_int8
@@ -10,6 +10,7 @@ from cpuattn._rotary import rotary_embedding
 from cpuattn._varlen import attention_varlen
 from cpuattn.cache import KVCache
 from cpuattn.layers import MultiHeadAttention
+from cpuattn.paged import PagedKVCache
 
 __version__ = _core.__version__
 
@@ -17,6 +18,8 @@ __all__ = [
     "CacheFullError",
     "KVCache",
     "MultiHeadAttention",
+    "OutOfPagesError",
+    "PagedKVCache",
     "attention",
     "attention_varlen",
     "attention_weights",
