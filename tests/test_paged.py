@@ -137,7 +137,7 @@ class Machine(RuleBasedStateMachine):
     @rule(queries=st.integers(1, 3), data=st.data())
     def attend(self, queries: int, data: st.DataObject) -> None:
         chosen = data.draw(st.lists(st.sampled_from(sorted(self.model)), min_size=1, max_size=4))
-        wide = np.float64 if self.cache.keys.dtype == np.float64 else np.float32
+        wide: Any = np.float64 if self.cache.keys.dtype == np.float64 else np.float32
         query = POOL[0][:, :, : queries * len(chosen)].astype(wide)
         query = np.concatenate(np.split(query, len(chosen), axis=2))
         starts = [len(self.model[seq_id]) - queries for seq_id in chosen]
@@ -145,7 +145,9 @@ class Machine(RuleBasedStateMachine):
         out, lse = self.cache.attend(query, chosen, query_offset=starts, **options)
         for entry, seq_id in enumerate(chosen):
             keys, values, *scales = (x.swapaxes(0, 1)[None] for x in gathered(self.cache, seq_id))
-            own = dict(zip(("key_scale", "value_scale"), scales, strict=True)) if scales else {}
+            own: dict[str, Any] = {}
+            if scales:
+                own = dict(zip(("key_scale", "value_scale"), scales, strict=True))
             one = slice(entry, entry + 1)
             expected, expected_lse = attention(query[one], keys, values, **options, **own)
             np.testing.assert_array_equal(out[one], expected)
