@@ -30,7 +30,7 @@ def gathered(cache: PagedKVCache, seq_id: int) -> list[Array]:
     where = [(table[t // size], t % size) for t in range(cache.lengths[seq_id])]
     arrays = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
     return [
-        np.array([x[page, :, row] for page, row in where]).reshape(len(where), *x[0, :, 0].shape)
+        np.array([x[page, :, row] for page, row in where], x.dtype).reshape(-1, *x[0, :, 0].shape)
         for x in arrays
         if x is not None
     ]
@@ -173,7 +173,7 @@ class Machine(RuleBasedStateMachine):
         assert self.cache.free_pages == self.num_pages - len(held)
 
 
-Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestRandomCalls = Machine.TestCase
 
 
@@ -265,8 +265,10 @@ def test_options_of_attention_pass_through() -> None:
         "alibi_slopes": np.full(HQ, 0.5),
         "sinks": np.ones(HQ),
     }
+    options["mask"] = np.arange(12) % 4 != 1  # 3 pages of 4 tokens
     result, lse = cache.attend(q, [seq_id], out=out, causal=True, return_lse=True, **options)
     assert result is out
+    options["mask"] = options["mask"][:9]
     expected, expected_lse = attention(q, k, v, causal=True, return_lse=True, **options)
     np.testing.assert_array_equal(out, expected)
     np.testing.assert_array_equal(lse, expected_lse)

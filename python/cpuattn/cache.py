@@ -247,7 +247,7 @@ class KVCache:
         Parameters
         ----------
         query : (B, Hq, Lq, D) array
-            Of any float dtype; the output has it too.
+            float64 for a float64 cache, else float32, float16 or bfloat16; the output has it too.
         query_offset : int or (B,) int, optional
             Position of query 0. By default as many queries as the last append had tokens are the
             queries of these tokens, padding included; otherwise the last query of an entry stands

@@ -64,8 +64,8 @@ class PagedKVCache:
     >>> cache.append([answer], np.zeros((1, 1, 1, 2)), np.full((1, 1, 1, 2), 8.0))
     >>> cache.lengths, cache.free_pages  # of the fork's two pages, the full one is shared
     ({0: 6, 1: 7}, 5)
-    >>> cache.attend(np.ones((2, 1, 1, 2)), [prompt, answer]).ravel()
-    array([1., 1., 2., 2.])
+    >>> cache.attend(np.ones((2, 1, 1, 2), "float32"), [prompt, answer]).ravel()
+    array([1., 1., 2., 2.], dtype=float32)
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class PagedKVCache:
         Parameters
         ----------
         query : (n, Hq, Lq, D) array
-            Of any float dtype; the output has it too.
+            float64 for a float64 cache, else float32, float16 or bfloat16; the output has it too.
         seq_ids : (n,) int
             The sequence of each; several may name the same one.
         query_offset : int or (n,) int, optional
@@ -250,8 +250,9 @@ class PagedKVCache:
             to a sequence had tokens are the queries of these, padding included; otherwise the
             last query stands at the last token.
         **options
-            Of `attention`, such as ``causal=True``. The cache passes `block_table`, `key_lengths`
-            and the scales of int8 itself.
+            Of `attention`, such as ``causal=True``; masks and biases have a key axis of
+            P * page_size tokens, P as in `block_table`. The cache passes `block_table`,
+            `key_lengths` and the scales of int8 itself.
 
         Returns
         -------
@@ -276,6 +277,7 @@ class PagedKVCache:
         else:
             queries = query.shape[-2] if query.ndim > 1 else 1
             starts = [sequence.start(queries) for sequence in sequences]
+        options |= self._arrays.scales()
         result: NDArray[Any] | tuple[NDArray[Any], NDArray[Any]] = attention(
             query,
             self._arrays.keys,
@@ -283,7 +285,6 @@ class PagedKVCache:
             block_table=_block_table(sequences),
             key_lengths=[sequence.length for sequence in sequences],
             query_offset=starts,
-            **self._arrays.scales(),
             **options,
         )
         return result
