@@ -18,7 +18,9 @@ NOTES = """\
 - × cpuattn is how many times as long as cpuattn an engine takes.
 - The limit is the rate of multiply-adds and nothing else that the same instruction set reaches on
   as many threads in the same rounds; in decode, where each call reads other keys and values from
-  memory, it is the rate of reads and nothing else. Work is what the call asks for: a pair of a
+  memory, it is the rate of reads and nothing else. Numbers of 16 bits and int8 are multiplied in
+  float32, so their limit is that of float32; of their reads it is the bytes that are stored, the
+  scales of int8 included. Work is what the call asks for: a pair of a
   query and a key that a mask hides counts for nobody.
 - Error is the relative L2 distance to the result in float64.
 - MiB is what one call adds to its process at the peak, its result included."""

@@ -37,6 +37,14 @@ USES = {
     "decode-4096": "decode, grouped heads",
     "decode-32768": "decode, long",
     "decode-batch-8": "decode, batch",
+    "prefill-2048-bf16": "prefill, bfloat16",
+    "prefill-2048-fp16": "prefill, float16",
+    "decode-4096-bf16": "decode, bfloat16",
+    "decode-4096-fp16": "decode, float16",
+    "decode-4096-int8": "decode, int8 cache",
+    "decode-4-new-bf16": "4 new tokens, bfloat16",
+    "decode-4096-paged-16": "decode, pages of 16",
+    "varlen-batch": "packed sequences",
 }
 
 
@@ -90,6 +98,8 @@ def _shares(record: Record, like: CellRecord) -> dict[int, float]:
 
 def _caption(record: Record, cells: Sequence[CellRecord]) -> str:
     first = cells[0]
+    others = any(cell["dtype"] != first["dtype"] for cell in cells)
+    dtype = f"{first['dtype']} where no other is named" if others else first["dtype"]
     versions = record["versions"]
     names = ("NumPy", "torch", "JAX", "onnxruntime", "OpenVINO", US)
     software = ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
@@ -97,7 +107,7 @@ def _caption(record: Record, cells: Sequence[CellRecord]) -> str:
     wins = len(everywhere) - len(faster_peers(everywhere))
     mean = geometric_mean(ratios(everywhere) or [1.0])
     return (
-        f"{first['dtype']}, {count_threads(first['threads'])} of {machine(record)}, "
+        f"{dtype}, {count_threads(first['threads'])} of {machine(record)}, "
         f"{first['isa']}; {software}; medians of {rounds(cells)} interleaved rounds. "
         "Best peer: the fastest of all others that can do it. × means how many times faster "
         f"{US} is. Limit: multiply-adds, in decode reads from memory, measured in the same rounds. "

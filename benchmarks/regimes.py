@@ -1,5 +1,8 @@
 """The table of docs/performance.md: how near each regime comes to the machine's limit, and why."""
 
+from collections.abc import Sequence
+
+from comparisons import comparisons
 from tables import ours, table
 
 from cpuattn.bench.cases import select
@@ -28,7 +31,7 @@ REGIMES = {
     ),
     "sliding window": (("window-*",), "both edges of the window cut blocks"),
     "ragged and packed": (
-        ("bert-ragged", "padding-*", "documents"),
+        ("bert-ragged", "padding-*", "documents", "varlen-*"),
         "blocks that are not full; fewer items to share among threads",
     ),
     "float mask": (("float-mask",), "reading the mask, turned in registers"),
@@ -45,6 +48,23 @@ REGIMES = {
     "few new tokens": (
         ("decode-2-new", "decode-4-new", "decode-8-new", "decode-4-new-causal"),
         "the products: there are enough rows for them to outlast the reads",
+    ),
+    "prefill in 16 bits": (
+        ("prefill-*-bf16", "prefill-*-fp16"),
+        "as long prefill: numbers are multiplied in float32, and converted before",
+    ),
+    "decode in 16 bits": (
+        ("decode-4096-??16", "decode-32768-??16"),
+        "conversions to float32, and as many products as in float32 for half as many reads",
+    ),
+    "decode in int8": (
+        ("decode-*-int8",),
+        "as in 16 bits, for a quarter of the reads",
+    ),
+    "few new tokens in 16 bits": (("decode-?-new-bf16",), "the products, as above"),
+    "decode over pages": (
+        ("decode-4096-paged-*",),
+        "as decode, grouped heads, and looking pages up",
     ),
     "tiny calls": (
         ("tiny-*", "one-head"),
@@ -67,7 +87,21 @@ def text(record: Record) -> str:
             lines.append([regime, reason, *shares])
     header = ["regime", f"what keeps {US} from the limit"]
     header += [f"% of limit, {count_threads(n)}" for n in all_threads]
-    return "\n".join(table(header, lines, left=2))
+    return "\n".join([*table(header, lines, left=2), *_dtypes_and_caches(cells, all_threads)])
+
+
+def _dtypes_and_caches(cells: Sequence[CellRecord], all_threads: Sequence[int]) -> list[str]:
+    """Make a second table, of how fast narrow, paged and packed keys and values are read."""
+    lines = comparisons(cells, all_threads)
+    if not lines:
+        return []
+    header = ["case", "compared with", *(f"×, {count_threads(n)}" for n in all_threads)]
+    caption = (
+        f"How many times as fast {US} is as in a case that differs in one thing only, or as the "
+        "best peer. Where the pairs of a query and a key are not as many, time is that of a pair. "
+        "The limit of products in 16 bits and in int8 is that of float32, in which they are made."
+    )
+    return ["", caption, "", *table(header, lines, left=2)]
 
 
 def _shares(cells: list[CellRecord]) -> str:

@@ -14,7 +14,7 @@ import cpuattn
 from cpuattn.bench.case import Case
 from cpuattn.bench.cases import CASES
 from cpuattn.bench.engines import ENGINES, why_not
-from cpuattn.bench.exact import exact
+from cpuattn.bench.exact import distance, exact
 
 
 def shrink(case: Case) -> Case:
@@ -52,10 +52,7 @@ def errors(engine: str, case: Case) -> list[float]:
         expected.append(cpuattn.attention(*doubles, **case.options()))
     prepared.rewind()
     results = [prepared.read(call()).copy() for call in prepared.calls]
-    return [
-        float(np.linalg.norm(result - right) / np.linalg.norm(right))
-        for result, right in zip(results, expected, strict=True)
-    ]
+    return [distance(case, result, right) for result, right in zip(results, expected, strict=True)]
 
 
 def main(engine: str) -> None:

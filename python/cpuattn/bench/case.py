@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpuattn.bench import masks
+from cpuattn.bench.dtypes import dequantise, numpy_dtype, quantise
 from cpuattn.bench.memory import untouched
 
 Array = NDArray[Any]
@@ -24,6 +25,7 @@ class Case:
     keys: int
     head_dim: int
     value_dim: int | None = None  # where it differs from head_dim
+    # With "int8" that of key and value alone, which then are multiples of a scale for each token.
     dtype: str = "float32"
     causal: bool = False
     window: tuple[int, int] | None = None
@@ -39,11 +41,20 @@ class Case:
     # Different keys and values that the calls go through in turn. With several, more bytes than
     # the caches hold, they come from memory: as in a model, where other layers lie in between.
     sets: int = 1
+    page_size: int | None = None  # keys and values lie in pages of so many tokens, in any order
+    # The sequences, of key_lengths, lie behind each other; engines without that pad them, queries
+    # too, and their rows of padding are not looked at.
+    packed: bool = False
 
     @property
     def value_size(self) -> int:
         """Give Dv."""
         return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def query_dtype(self) -> np.dtype[Any]:
+        """Give the dtype of the query and the result."""
+        return numpy_dtype("float32" if self.dtype == "int8" else self.dtype)
 
     def title(self) -> str:
         """Say the shape and the options in words."""
@@ -63,6 +74,8 @@ class Case:
             words.append(f"{min(self.key_lengths)} to {max(self.key_lengths)} keys")
         if self.documents is not None:
             words.append(f"{len(self.documents)} documents")
+        if self.page_size is not None:
+            words.append(f"pages of {self.page_size}")
         if self.softcap is not None:
             words.append(f"softcap {self.softcap:g}")
         flags = {
@@ -72,17 +85,23 @@ class Case:
             "ALiBi": self.alibi,
             "sinks": self.sinks,
             "head views": self.head_views,
+            "packed": self.packed,
         }
         return ", ".join(words + [word for word, flag in flags.items() if flag])
 
     def inputs(self) -> list[tuple[Array, Array, Array]]:
-        """Make query, key and value, `sets` times, the same ones in every process."""
+        """Make query, key and value, `sets` times, the same ones in every process.
+
+        Those of int8 are the float32 numbers that the integers and their scales stand for.
+        """
         rng = np.random.default_rng(0)
         query = self._normal(rng, self.heads, self.queries, self.head_dim)
         sets = []
         for _ in range(self.sets):
             key = self._normal(rng, self.kv_heads, self.keys, self.head_dim)
             value = self._normal(rng, self.kv_heads, self.keys, self.value_size)
+            if self.dtype == "int8":
+                key, value = (dequantise(*quantise(x)) for x in (key, value))
             sets.append((query, key, value))
         return sets
 
@@ -92,14 +111,14 @@ class Case:
         return self._normals(rng, (self.batch, heads, length, size))
 
     def _normals(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        return rng.standard_normal(shape, np.float32).astype(self.dtype)
+        return rng.standard_normal(shape, np.float32).astype(self.query_dtype)
 
     def output(self) -> Array:
         """Make room for the result, (B, Hq, Lq, Dv) in the layout of the inputs."""
         if self.head_views:
             shape = self.batch, self.queries, self.heads, self.value_size
-            return untouched(shape, self.dtype).swapaxes(1, 2)
-        return untouched((self.batch, self.heads, self.queries, self.value_size), self.dtype)
+            return untouched(shape, self.query_dtype).swapaxes(1, 2)
+        return untouched((self.batch, self.heads, self.queries, self.value_size), self.query_dtype)
 
     def options(self) -> dict[str, Any]:
         """Give the options as `cpuattn.attention` takes them."""
@@ -121,4 +140,4 @@ class Case:
     def asks(self) -> set[str]:
         """Name the fields that ask for more than ``softmax(query @ key.T) @ value``."""
         options = ("causal", "window", "key_lengths", "bias", "documents", "alibi", "softcap")
-        return {name for name in (*options, "sinks") if getattr(self, name)}
+        return {name for name in (*options, "sinks", "page_size") if getattr(self, name)}

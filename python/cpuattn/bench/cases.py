@@ -9,6 +9,7 @@ from cpuattn.bench.case import Case
 SENTENCES = (128, 117, 96, 80, 64, 45, 32, 21)
 HALF_PADDING = (448, 320, 192, 64)  # of 512
 DOCUMENTS = (640, 256, 832, 320)
+SPREAD = (16, 48, 80, 112, 160, 224, 336, 512)  # more short sequences than long ones
 
 TINY = (
     Case("tiny-1", 1, 1, 1, 16, 16, 64),
@@ -51,6 +52,8 @@ MASKED = (
     Case("softcap", 1, 8, 8, 1024, 1024, 64, causal=True, softcap=50.0),
     Case("alibi", 1, 8, 8, 1024, 1024, 64, causal=True, alibi=True),
     Case("sinks", 1, 8, 8, 1024, 1024, 64, causal=True, sinks=True),
+    Case("varlen-batch", 8, 12, 12, 512, 512, 64, key_lengths=SPREAD, packed=True),
+    Case("varlen-padded", 8, 12, 12, 512, 512, 64, key_lengths=SPREAD),
 )
 DECODE = (
     Case("decode-1-to-1", 1, 32, 32, 1, 4096, 128, sets=2),
@@ -63,7 +66,26 @@ DECODE = (
     Case("decode-8-new", 1, 32, 8, 8, 4096, 128, sets=4),
     Case("decode-4-new-causal", 1, 32, 8, 4, 4096, 128, causal=True, sets=4),
 )
-CASES = TINY + PREFILL + MASKED + DECODE
+# As the float32 cases of these names; in decode at least 134 MB in all sets, as there.
+NARROW = (
+    Case("prefill-2048-bf16", 1, 8, 8, 2048, 2048, 64, dtype="bfloat16"),
+    Case("prefill-2048-d128-bf16", 1, 8, 8, 2048, 2048, 128, dtype="bfloat16"),
+    Case("prefill-1024-fp16", 1, 8, 8, 1024, 1024, 64, dtype="float16"),
+    Case("prefill-2048-fp16", 1, 8, 8, 2048, 2048, 64, dtype="float16"),
+    Case("decode-4096-bf16", 1, 32, 8, 1, 4096, 128, dtype="bfloat16", sets=8),
+    Case("decode-4096-fp16", 1, 32, 8, 1, 4096, 128, dtype="float16", sets=8),
+    Case("decode-4096-int8", 1, 32, 8, 1, 4096, 128, dtype="int8", sets=16),
+    Case("decode-32768-bf16", 1, 32, 8, 1, 32768, 128, dtype="bfloat16", sets=2),
+    Case("decode-32768-fp16", 1, 32, 8, 1, 32768, 128, dtype="float16", sets=2),
+    Case("decode-32768-int8", 1, 32, 8, 1, 32768, 128, dtype="int8", sets=3),
+    Case("decode-4-new-bf16", 1, 32, 8, 4, 4096, 128, dtype="bfloat16", sets=8),
+    Case("decode-8-new-bf16", 1, 32, 8, 8, 4096, 128, dtype="bfloat16", sets=8),
+)
+PAGED = (
+    Case("decode-4096-paged-16", 1, 32, 8, 1, 4096, 128, page_size=16, sets=4),
+    Case("decode-4096-paged-64", 1, 32, 8, 1, 4096, 128, page_size=64, sets=4),
+)
+CASES = TINY + PREFILL + MASKED + DECODE + NARROW + PAGED
 
 SHORT = (
     *("tiny-1", "tiny-8", "one-head", "prefill-512", "prefill-1024", "prefill-2048"),

@@ -67,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     # What is missing is said now and not after minutes.
     importlib.import_module("threadpoolctl")
+    importlib.import_module("ml_dtypes")
     plot = importlib.import_module("cpuattn.bench.plot")
     importlib.import_module("matplotlib")
     removed = [name for name in SPOILING_VARIABLES if name in os.environ]

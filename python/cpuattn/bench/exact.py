@@ -1,7 +1,8 @@
-"""The result of a case in float64, which shares no code with an engine."""
+"""The result of a case in float64, which shares no code with an engine, and the distance to it."""
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,3 +37,12 @@ def exact(case: Case) -> NDArray[np.float64]:
         total = scores.sum(axis=-1, keepdims=True) + np.exp(sink - largest)
         result[b, h] = scores @ v / total
     return result
+
+
+def distance(case: Case, result: NDArray[Any], expected: NDArray[np.float64]) -> float:
+    """Give the relative L2 distance of a result, (B, Hq, Lq, Dv), without rows of padding."""
+    wide, right = result.astype(np.float64), expected
+    if case.packed:
+        rows = masks.padding(case).swapaxes(-1, -2)
+        wide, right = np.where(rows, wide, 0), np.where(rows, right, 0)
+    return float(np.linalg.norm(wide - right) / np.linalg.norm(right))

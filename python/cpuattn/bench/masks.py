@@ -37,7 +37,7 @@ def added(case: "Case") -> NDArray[Any] | None:
         total = float_mask(case)
     if case.alibi:
         query = np.arange(case.queries)[:, None] + case.keys - case.queries
-        distance = np.abs(query - np.arange(case.keys)).astype(case.dtype)
+        distance = np.abs(query - np.arange(case.keys)).astype(case.query_dtype)
         bias = -alibi_slopes(case)[None, :, None, None] * distance
         total = bias if total is None else total + bias
     return total
@@ -51,8 +51,8 @@ def additive(case: "Case") -> NDArray[Any] | None:
     mask, bias = visible(case), added(case)
     if mask is None:
         return bias
-    kept = np.zeros(1, case.dtype) if bias is None else bias
-    return np.where(mask, kept, np.array(-np.inf, case.dtype))
+    kept = np.zeros(1, case.query_dtype) if bias is None else bias
+    return np.where(mask, kept, np.array(-np.inf, case.query_dtype))
 
 
 def padding(case: "Case") -> NDArray[np.bool_]:
@@ -69,16 +69,16 @@ def segments(case: "Case") -> NDArray[np.int64]:
 def float_mask(case: "Case") -> NDArray[Any]:
     """Make a float mask of normal numbers, (1, 1, Lq, Lk)."""
     shape = 1, 1, case.queries, case.keys
-    return np.random.default_rng(1).standard_normal(shape, np.float32).astype(case.dtype)
+    return np.random.default_rng(1).standard_normal(shape, np.float32).astype(case.query_dtype)
 
 
 def alibi_slopes(case: "Case") -> NDArray[Any]:
     """Make the slopes of Press et al. (2022) for a power of two of heads, (Hq,)."""
     exponents = np.arange(1, case.heads + 1) * (8 / case.heads)
-    slopes: NDArray[Any] = np.exp2(-exponents).astype(case.dtype)
+    slopes: NDArray[Any] = np.exp2(-exponents).astype(case.query_dtype)
     return slopes
 
 
 def sinks(case: "Case") -> NDArray[Any]:
     """Make one logit for each head, (Hq,)."""
-    return np.random.default_rng(2).standard_normal(case.heads, np.float32).astype(case.dtype)
+    return np.random.default_rng(2).standard_normal(case.heads, np.float32).astype(case.query_dtype)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cpuattn.bench.case import Case
 from cpuattn.bench.engines import ENGINES, why_not
-from cpuattn.bench.exact import exact
+from cpuattn.bench.exact import distance, exact
 from cpuattn.bench.process import BenchError, EngineError, EngineProcess, started
 from cpuattn.bench.results import US, CellRecord, EngineRecord, count_threads, new_cell
 
@@ -24,8 +24,15 @@ PEAK_SECONDS = 0.03
 # A round is noisy if its peak is below this share of the best one of its cell. As many rounds again
 # are measured at most.
 QUIET = 0.9
-# Far above the error of any correct engine, far below that of a wrong one.
-LARGEST_ERROR = {"float32": 1e-4, "float64": 1e-12}
+# Far above the error of any correct engine, far below that of a wrong one. In bfloat16 weights may
+# be rounded to 8 bits, and in int8 an engine may round keys and values in its own way.
+LARGEST_ERROR = {
+    "float32": 1e-4,
+    "float64": 1e-12,
+    "float16": 2e-3,
+    "bfloat16": 2e-2,
+    "int8": 3e-2,
+}
 
 Advance = Callable[[str], None]
 Save = Callable[[CellRecord], None]
@@ -128,7 +135,7 @@ def _check(
         result = np.load(path)
     if result.shape != expected.shape:
         raise BenchError(f"{engine.engine}: a result of shape {result.shape}")
-    error = float(np.linalg.norm(result - expected) / np.linalg.norm(expected))
+    error = distance(case, result, expected)
     return EngineRecord(seconds=[], error=error, extra_bytes=extra_bytes)
 
 

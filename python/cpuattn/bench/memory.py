@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
@@ -48,7 +48,7 @@ def call_and_measure(call: Callable[[], Any]) -> tuple[Any, int | None]:
     return result, max(0, _bytes("VmHWM") - before)
 
 
-def untouched(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+def untouched(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Make room for a result whose pages count when a call first writes them.
 
     Memory from NumPy may have been used before, and would not count.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpuattn import _core
+from cpuattn.bench.dtypes import computed
 
 # Several times what the last level of the largest caches holds for one processor.
 READ_BYTES = 512 << 20
@@ -19,7 +20,7 @@ def fma_peak(dtype: str, threads: int, seconds: float) -> float:
     Parameters
     ----------
     dtype : str
-        "float32" or "float64".
+        Of the numbers; those of 16 and of 8 bits are multiplied in float32.
     threads : int
         How many run at once; their rates are added.
     seconds : float
@@ -30,7 +31,7 @@ def fma_peak(dtype: str, threads: int, seconds: float) -> float:
     float
         GFLOP/s; a multiply-add is two operations.
     """
-    size = np.dtype(dtype).itemsize
+    size = np.dtype(computed(dtype)).itemsize
     with ThreadPoolExecutor(threads) as pool:
         return sum(pool.map(_core._fma_peak, [size] * threads, [seconds] * threads))  # noqa: SLF001
 

@@ -60,7 +60,9 @@ class Worker:
         """Call once: save the result to a file and return the bytes that the call added."""
         self._prepared.rewind()
         result, extra_bytes = call_and_measure(self._prepared.calls[0])
-        np.save(path, self._prepared.read(result))
+        array = self._prepared.read(result)
+        # A file has no bfloat16.
+        np.save(path, array if array.dtype == np.float64 else array.astype(np.float32))
         return extra_bytes
 
     def time(self, seconds: float) -> float:

@@ -49,6 +49,13 @@ class Engine:
     narrows: bool = True  # can be held to AVX2
 
 
+def no_such_cache(case: Case) -> str | None:
+    """Say what a case's keys and values are that only cpuattn reads where they lie."""
+    if case.page_size is not None:
+        return "takes no pages"
+    return "no int8 keys and values" if case.dtype == "int8" else None
+
+
 def package_version(name: str, module: str) -> dict[str, str]:
     """Name a package and its version, shortened to what a release is called."""
     version = str(importlib.import_module(module).__version__)

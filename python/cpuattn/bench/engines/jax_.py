@@ -9,7 +9,13 @@ import numpy as np
 
 from cpuattn.bench import masks
 from cpuattn.bench.case import Case
-from cpuattn.bench.engines.engine import Engine, Prepared, package_version
+from cpuattn.bench.engines.engine import Engine, Prepared, no_such_cache, package_version
+
+# What it says no to.
+DTYPES = {
+    "float64": "computes the softmax of float64 in float32",
+    "float16": "no products of float16 on CPUs",
+}
 
 
 def prepare(case: Case, threads: int) -> Prepared:
@@ -62,15 +68,15 @@ def _options(case: Case) -> dict[str, Any]:
 
 def refuses(case: Case) -> str | None:
     """Say what it does not take, masks and biases included."""
-    if case.dtype == "float64":
-        return "computes the softmax of float64 in float32"
-    if case.softcap is not None:
-        return "no softcap"
-    if case.sinks:
-        return "no sinks"
+    if case.dtype in DTYPES:
+        return DTYPES[case.dtype]
+    if case.softcap is not None or case.sinks:
+        return "no softcap" if case.softcap is not None else "no sinks"
     if case.value_size != case.head_dim:
         return "values must be as wide as keys"
-    return None if hasattr(os, "sched_setaffinity") else "its threads can only be limited on Linux"
+    if not hasattr(os, "sched_setaffinity"):
+        return "its threads can only be limited on Linux"
+    return no_such_cache(case)
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cpuattn.bench import masks
 from cpuattn.bench.case import Array, Case
-from cpuattn.bench.engines.engine import Engine, Prepared
+from cpuattn.bench.engines.engine import Engine, Prepared, no_such_cache
 
 
 def prepare(case: Case, threads: int) -> Prepared:
@@ -66,6 +66,13 @@ class _Scores:
         return out.reshape(batch, heads, length, value.shape[-1])
 
 
+def refuses(case: Case) -> str | None:
+    """Say what it would have to convert first."""
+    if case.dtype in ("float16", "bfloat16"):
+        return "its BLAS multiplies no 16-bit numbers"
+    return no_such_cache(case)
+
+
 def versions() -> dict[str, str]:
     """Name NumPy and its BLAS."""
     # On x86 the kernels that OpenBLAS chose say whether the environment has spoiled it.
@@ -80,4 +87,4 @@ def _pools() -> list[dict[str, Any]]:
     return pools
 
 
-ENGINE = Engine(prepare, versions)
+ENGINE = Engine(prepare, versions, refuses)

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from cpuattn.bench import masks
 from cpuattn.bench.case import Array, Case
-from cpuattn.bench.engines.engine import Engine, Prepared, package_version
+from cpuattn.bench.engines.engine import Engine, Prepared, no_such_cache, package_version
 
 PACKAGES = ("openvino",)
+# What it calls the dtypes of inputs.
+TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def prepare(case: Case, threads: int) -> Prepared:
@@ -34,7 +37,7 @@ def prepare(case: Case, threads: int) -> Prepared:
             query, key, value, out = (x.swapaxes(1, 2) for x in (query, key, value, out))  # noqa: PLW2901
         sets.append(([query, key, value, *options], out, result))
     model = _model(sets[0][0], case, causal=causal)
-    compiled = compile_model(model, threads)
+    compiled = compile_model(model, case, threads)
     return Prepared([bind(compiled, inputs, out, result) for inputs, out, result in sets])
 
 
@@ -46,7 +49,7 @@ def _by_group(array: Array, case: Case) -> Array:
 
 def _model(inputs: Sequence[Array], case: Case, *, causal: bool) -> Any:
     nodes = importlib.import_module("openvino.opset13")
-    parameters = [nodes.parameter(array.shape, array.dtype) for array in inputs]
+    parameters = [nodes.parameter(array.shape, element_type(array.dtype)) for array in inputs]
     query, key, value, *mask = parameters
     order = np.array([0, 2, 1, 3])
     if case.head_views:
@@ -74,25 +77,38 @@ def repeat_heads(node: Any, times: int) -> Any:
     return nodes.reshape(five, shape, special_zero=True)
 
 
-def compile_model(model: Any, threads: int) -> Any:
-    """Compile for the shortest time of a call, in float32 throughout."""
+def element_type(dtype: DTypeLike) -> Any:
+    """Give its name of a dtype that its inputs may have."""
+    return getattr(importlib.import_module("openvino").Type, TYPES[np.dtype(dtype).name])
+
+
+def compile_model(model: Any, case: Case, threads: int) -> Any:
+    """Compile for the shortest time of a call, with products in the dtype of the case."""
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "KV_CACHE_PRECISION": "f32",
+        # It keeps to float32 on CPUs that have no products of that dtype.
+        "INFERENCE_PRECISION_HINT": TYPES[case.query_dtype.name],
+        "KV_CACHE_PRECISION": "u8" if case.dtype == "int8" else TYPES[case.query_dtype.name],
     }
     return importlib.import_module("openvino").Core().compile_model(model, "CPU", settings)
 
 
 def bind(compiled: Any, inputs: Sequence[Array], out: Array, result: Array) -> "BoundCall":
     """Bind arrays to a request of their own. The call returns `result`, a view of `out`."""
-    tensor = importlib.import_module("openvino").Tensor
     request = compiled.create_infer_request()
     for n, array in enumerate(inputs):
-        request.set_input_tensor(n, tensor(array, shared_memory=True))
-    request.set_output_tensor(0, tensor(out, shared_memory=True))
+        request.set_input_tensor(n, tensor(array))
+    request.set_output_tensor(0, tensor(out))
     return BoundCall(request, (inputs, out), result)
+
+
+def tensor(array: Array) -> Any:
+    """Make a tensor that shares the memory of an array."""
+    made = importlib.import_module("openvino").Tensor
+    if array.dtype.name == "bfloat16":  # NumPy does not know it: the same bits by another name
+        return made(array.view(np.uint16), list(array.shape), element_type(array.dtype))
+    return made(array, shared_memory=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +129,9 @@ def refuses(case: Case) -> str | None:
     """Say what the node lacks."""
     if case.dtype == "float64":
         return "computes float64 in float32"
-    return "no softcap" if case.softcap is not None else "no sinks" if case.sinks else None
+    if case.softcap is not None:
+        return "no softcap"
+    return "no sinks" if case.sinks else no_such_cache(case)
 
 
 def versions() -> dict[str, str]:

@@ -21,7 +21,7 @@ STATES = "key", "value"
 
 def prepare(case: Case, threads: int) -> Prepared:
     """Fill a cache for each set with all but the last keys, which the call adds."""
-    compiled = openvino_.compile_model(_model(case), threads)
+    compiled = openvino_.compile_model(_model(case), case, threads)
     kinds = {
         operation.get_rt_info()["layerType"].astype(str)
         for operation in compiled.get_runtime_model().get_ordered_ops()
@@ -55,36 +55,36 @@ class _Cache:
 
     def rewind(self) -> None:
         """Fill the state; the last past keys come by a call, which makes room for more."""
-        tensor = importlib.import_module("openvino").Tensor
         request = self.call.request
         for state in request.query_state():
-            state.state = tensor(self._state[STATES.index(state.name)])
+            state.state = openvino_.tensor(self._state[STATES.index(state.name)])
         for n, array in enumerate(self._last, 1):
-            request.set_input_tensor(n, tensor(array, shared_memory=True))
+            request.set_input_tensor(n, openvino_.tensor(array))
         request.infer()
         for n, array in enumerate(self._new, 1):
-            request.set_input_tensor(n, tensor(array, shared_memory=True))
+            request.set_input_tensor(n, openvino_.tensor(array))
 
 
 def _model(case: Case) -> Any:
+    openvino = importlib.import_module("openvino")
     nodes = importlib.import_module("openvino.opset13")
     stateful = importlib.import_module("openvino.opset6")
-    query = nodes.parameter([case.batch, case.heads, case.queries, case.head_dim], np.float32)
+    dtype = openvino_.element_type(case.query_dtype)
+    query = nodes.parameter([case.batch, case.heads, case.queries, case.head_dim], dtype)
     beams = nodes.parameter([-1], np.int32)
     parameters, assigned, whole = [query], [], []
     for name in STATES:
         shape = [case.batch, case.kv_heads, -1, case.head_dim]
-        new = nodes.parameter(shape, np.float32)
+        new = nodes.parameter(shape, dtype)
         parameters.append(new)
-        empty = nodes.constant(np.empty((*shape[:2], 0, shape[3]), np.float32))
-        past = stateful.read_value(empty, name, np.float32, shape)
+        empty = nodes.constant(openvino.Tensor(dtype, [*shape[:2], 0, shape[3]]))
+        past = stateful.read_value(empty, name, dtype, shape)
         chosen = nodes.gather(past, beams, nodes.constant(np.array(0)))  # else it is not fused
         total = nodes.concat([chosen, new], 2)
         assigned.append(stateful.assign(total, name))
         whole.append(openvino_.repeat_heads(total, case.heads // case.kv_heads))
     out = nodes.scaled_dot_product_attention(query, *whole, causal=case.causal)
-    model = importlib.import_module("openvino").Model
-    return model([nodes.result(out)], assigned, [*parameters, beams], "decode")
+    return openvino.Model([nodes.result(out)], assigned, [*parameters, beams], "decode")
 
 
 def refuses(case: Case) -> str | None:
@@ -93,6 +93,8 @@ def refuses(case: Case) -> str | None:
         return "only in decode over a long cache"
     if case.dtype == "float64":
         return "computes float64 in float32"
+    if case.page_size is not None:
+        return "takes no pages"
     return None if case.asks() <= {"causal"} else "no masks"
 
 

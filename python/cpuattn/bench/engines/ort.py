@@ -27,7 +27,7 @@ class Bound(NamedTuple):
 
 
 def prepare(
-    op: str, sets: Sequence[Bound], threads: int, *, domain: str = "", **attributes: float
+    op: str, sets: Sequence[Bound], threads: int, *, domain: str = "", **attributes: float | str
 ) -> Prepared:
     """Make one session of one operator, and a call with bound arrays for each set."""
     session = _session(op, sets[0], threads, domain=domain, **attributes)
@@ -44,7 +44,7 @@ def prepare(
     return Prepared(calls)
 
 
-def _session(op: str, like: Bound, threads: int, *, domain: str, **attributes: float) -> Any:
+def _session(op: str, like: Bound, threads: int, *, domain: str, **attributes: float | str) -> Any:
     helper = importlib.import_module("onnx.helper")
     runtime = importlib.import_module("onnxruntime")
     runtime.set_default_logger_severity(4)  # failures are raised, and told by who asked

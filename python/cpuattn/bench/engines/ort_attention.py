@@ -7,7 +7,7 @@ import numpy as np
 from cpuattn.bench import masks
 from cpuattn.bench.case import Array, Case
 from cpuattn.bench.engines import ort
-from cpuattn.bench.engines.engine import Engine, Prepared
+from cpuattn.bench.engines.engine import Engine, Prepared, no_such_cache
 
 
 def prepare(case: Case, threads: int) -> Prepared:
@@ -39,7 +39,9 @@ def refuses(case: Case) -> str | None:
     """Say what the operator or its kernel lacks."""
     if case.dtype == "float64":
         return "computes float64 with the precision of float32"
-    return "no sinks" if case.sinks else None
+    if case.dtype == "bfloat16":
+        return "no bfloat16"
+    return "no sinks" if case.sinks else no_such_cache(case)
 
 
 ENGINE = Engine(prepare, ort.versions, refuses, ort.PACKAGES, narrows=False)

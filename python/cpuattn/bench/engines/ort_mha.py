@@ -7,7 +7,7 @@ import numpy as np
 from cpuattn.bench import masks
 from cpuattn.bench.case import Array, Case
 from cpuattn.bench.engines import ort
-from cpuattn.bench.engines.engine import Engine, Prepared
+from cpuattn.bench.engines.engine import Engine, Prepared, no_such_cache
 from cpuattn.bench.memory import untouched
 
 
@@ -33,7 +33,7 @@ def prepare(case: Case, threads: int) -> Prepared:
             "value": value if cached else ort.packed(value),
             **options,
         }
-        out = untouched((case.batch, case.queries, case.heads * case.value_size), case.dtype)
+        out = untouched((case.batch, case.queries, case.heads * case.value_size), case.query_dtype)
         return ort.Bound(named, {"out": out}, ort.unpacked(out, case.heads))
 
     sets = [bound(*inputs) for inputs in case.inputs()]
@@ -42,11 +42,13 @@ def prepare(case: Case, threads: int) -> Prepared:
 
 def refuses(case: Case) -> str | None:
     """Say what the operator lacks."""
-    if case.dtype == "float64":
-        return "no float64"
+    if case.dtype in ("float64", "bfloat16"):
+        return f"no {case.dtype}"
     if case.heads != case.kv_heads:
         return "no grouped heads"
-    return "no softcap" if case.softcap is not None else "no sinks" if case.sinks else None
+    if case.softcap is not None:
+        return "no softcap"
+    return "no sinks" if case.sinks else no_such_cache(case)
 
 
 ENGINE = Engine(prepare, ort.versions, refuses, ort.PACKAGES, narrows=False)

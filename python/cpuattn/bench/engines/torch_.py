@@ -4,9 +4,11 @@ import importlib
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from cpuattn.bench import masks
-from cpuattn.bench.case import Case
-from cpuattn.bench.engines.engine import Engine, Prepared, package_version
+from cpuattn.bench.case import Array, Case
+from cpuattn.bench.engines.engine import Engine, Prepared, no_such_cache, package_version
 
 
 def prepare(case: Case, threads: int) -> Prepared:
@@ -23,13 +25,26 @@ def prepare(case: Case, threads: int) -> Prepared:
         mask = masks.visible(case) if bias is None else masks.additive(case)
         options["attn_mask"] = torch.from_numpy(mask)
     function = torch.nn.functional.scaled_dot_product_attention
-    tensors = [map(torch.from_numpy, arrays) for arrays in case.inputs()]
-    return Prepared([partial(function, *each, **options) for each in tensors])
+    tensors = [[_tensor(torch, x) for x in arrays] for arrays in case.inputs()]
+    return Prepared([partial(function, *each, **options) for each in tensors], read=_read)
+
+
+def _tensor(torch: Any, array: Array) -> Any:
+    if array.dtype.name == "bfloat16":  # the same bits by another name
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _read(result: Any) -> Array:
+    array: Array = (result.float() if result.itemsize == 2 else result).numpy()
+    return array
 
 
 def refuses(case: Case) -> str | None:
     """Say what a mask cannot express."""
-    return "no softcap" if case.softcap is not None else "no sinks" if case.sinks else None
+    if case.softcap is not None:
+        return "no softcap"
+    return "no sinks" if case.sinks else no_such_cache(case)
 
 
 def versions() -> dict[str, str]:
