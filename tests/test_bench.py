@@ -55,7 +55,7 @@ def test_memory_that_is_freed_is_counted() -> None:
     assert counted == [pytest.approx(16 * MIB, abs=INEXACT)] * 2
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int8"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_peak_is_a_rate(dtype: str, threads: int) -> None:
     # At least a hundred million operations a second, at most 2 TFLOP/s of a thread.

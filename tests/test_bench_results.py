@@ -1,5 +1,6 @@
 """Tables follow from the measurements of a run, and the documentation shows one."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from bench_record import make_record
+from bench_record import MIB, make_record
 from cpuattn.bench import command, table
 from cpuattn.bench.cases import CASES, select
 from cpuattn.bench.results import (
+    CellRecord,
+    EngineRecord,
     Record,
     best_peer,
     geometric_mean,
@@ -176,6 +179,70 @@ def test_table_of_regimes(site: Path, record: Record) -> None:
     one, two = (round(100 * rows(record["cells"][n])[-1].share) for n in (2, 3))
     assert decode.startswith("| decode, grouped heads | reads from memory")
     assert decode.endswith(f" | {one} | {two} |")
+
+
+def narrow_cell(name: str, seconds: float, like: CellRecord) -> CellRecord:
+    """Make a cell in which cpuattn and torch, three times as slow, ran."""
+    cell = new_cell(select([name])[0], "avx2", 2)
+    cell |= {"peak_gflops": like["peak_gflops"], "read_gbytes": like["read_gbytes"]}
+    for engine, times in (("torch", [3 * seconds]), ("cpuattn", [seconds])):
+        cell["engines"][engine] = EngineRecord(seconds=times, error=1e-3, extra_bytes=MIB)
+    return cell
+
+
+def test_table_of_dtypes_and_caches(site: Path, record: Record) -> None:
+    like = record["cells"][3]  # decode-4096, 2 threads, 2 ms
+    for name, seconds in (
+        ("decode-4096-bf16", 0.00125),
+        ("decode-4096-int8", 0.001),
+        ("decode-4096-paged-16", 0.0025),
+        ("decode-32768-fp16", 0.01),
+    ):
+        record["cells"].append(narrow_cell(name, seconds, like))
+    save(record, site / "a.json")
+    assert report("--json", site / "a.json", "--root", site)[0] == 0
+    _, _, rest = (site / "docs" / "performance.md").read_text().partition(BEGIN)
+    regimes, caption, shown = rest.partition(END)[0].split("\n\n")
+    assert "| decode in int8 |" in regimes
+    assert "The limit of products in 16 bits and in int8 is that of float32" in caption
+    assert shown.splitlines() == [
+        "| case | compared with | ×, 1 thread | ×, 2 threads |",
+        "| :-- | :-- | --: | --: |",
+        "| decode-4096-bf16 | decode-4096 | - | 1.60 |",
+        "| decode-4096-bf16 | the best peer | - | 3.00 |",
+        "| decode-4096-int8 | decode-4096-bf16 | - | 1.25 |",
+        "| decode-4096-int8 | the best peer | - | 3.00 |",
+        "| decode-32768-fp16 | the best peer | - | 3.00 |",
+        "| decode-4096-paged-16 | decode-4096 | - | 0.800 |",
+    ]
+    readme = (site / "README.md").read_text()
+    assert "| decode, bfloat16 |" in readme
+    assert "float32 where no other is named, 2 threads of Abacus 9" in readme
+
+
+def test_packed_sequences_are_compared_by_pairs(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    comparisons = importlib.import_module("comparisons")
+    cells = [
+        narrow_cell(name, 0.004, record["cells"][3]) for name in ("varlen-batch", "varlen-padded")
+    ]
+    factor = cells[0]["flops"] / cells[1]["flops"]
+    assert 0.5 < factor < 1  # the padded batch has more pairs
+    lines = comparisons.comparisons(cells, [2])
+    assert lines[0] == ["varlen-batch", "varlen-padded", table.digits(factor)]
+
+
+def test_compared_cases_are_there_and_differ_in_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    comparisons = importlib.import_module("comparisons")
+    for name, others in comparisons.COMPARED.items():
+        for other in others:
+            if other != comparisons.BEST_PEER:
+                one, two = (dataclasses.asdict(select([x])[0]) for x in (name, other))
+                differing = {field for field in one if one[field] != two[field]}
+                assert len(differing - {"name", "sets"}) == 1
 
 
 def test_every_case_belongs_to_one_regime(monkeypatch: pytest.MonkeyPatch) -> None:

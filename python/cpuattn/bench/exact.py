@@ -16,7 +16,7 @@ def exact(case: Case) -> NDArray[np.float64]:
     query, key, value = dataclasses.replace(case, sets=1).inputs()[0]
     group = case.heads // case.kv_heads
     visible = masks.visible(case)
-    added = masks.added(dataclasses.replace(case, dtype="float64"))
+    added = masks.added(case, np.dtype(np.float64))
     result = np.empty((case.batch, case.heads, case.queries, case.value_size))
     for b, h in np.ndindex(case.batch, case.heads):
         q, k, v = (

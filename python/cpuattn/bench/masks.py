@@ -30,15 +30,19 @@ def visible(case: "Case") -> NDArray[np.bool_] | None:
     return None if mask.all() else mask
 
 
-def added(case: "Case") -> NDArray[Any] | None:
-    """Make what is added to the scores, (1, 1 or Hq, Lq, Lk). None if nothing is."""
+def added(case: "Case", dtype: np.dtype[Any] | None = None) -> NDArray[Any] | None:
+    """Make what is added to the scores, (1, 1 or Hq, Lq, Lk). None if nothing is.
+
+    A wider dtype than that of the case's query widens what the case's numbers are.
+    """
+    dtype = case.query_dtype if dtype is None else dtype
     total = None
     if case.bias:
-        total = float_mask(case)
+        total = float_mask(case).astype(dtype)
     if case.alibi:
         query = np.arange(case.queries)[:, None] + case.keys - case.queries
-        distance = np.abs(query - np.arange(case.keys)).astype(case.query_dtype)
-        bias = -alibi_slopes(case)[None, :, None, None] * distance
+        distance = np.abs(query - np.arange(case.keys)).astype(dtype)
+        bias = -alibi_slopes(case)[None, :, None, None].astype(dtype) * distance
         total = bias if total is None else total + bias
     return total
 
