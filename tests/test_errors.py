@@ -25,6 +25,16 @@ def ones(*size: int, dtype: Any = np.float32) -> Array:
     return np.ones(size, dtype)
 
 
+QUANTISED: Arguments = {
+    "key": ones(2, 3, 5, 7, dtype=np.int8),
+    "value": ones(2, 3, 5, 8, dtype=np.int8),
+    "key_scale": ones(2, 3, 5),
+    "value_scale": ones(2, 3, 5),
+}
+# The key and value of good() as two pages.
+PAGED: Arguments = {"block_table": [[0], [1]], "key_lengths": [5, 5]}
+
+
 def read_only(x: Array) -> Array:
     x.flags.writeable = False
     return x
@@ -86,6 +96,21 @@ VALUES: list[tuple[str, Arguments, list[str]]] = [
     ("scale", {"scale": np.nan}, ["nan"]),
     ("scale", {"scale": np.inf}, ["inf"]),
     ("scale", {"scale": -np.inf}, ["-inf"]),
+    # Quantised and paged caches
+    ("key_scale", {"key_scale": ones(2, 3, 5)}, ["float32", "int8"]),
+    ("value_scale", {"value_scale": ones(2, 3, 5)}, ["float32", "int8"]),
+    ("key_scale", QUANTISED | {"key_scale": None}, ["missing", "int8"]),
+    ("value_scale", QUANTISED | {"value_scale": None}, ["missing", "int8"]),
+    ("key_scale", QUANTISED | {"key_scale": ones(2, 3, 6)}, ["(2, 3, 6)", "(2, 3, 5)"]),
+    ("value_scale", QUANTISED | {"value_scale": ones(5, 3)}, ["(5, 3)", "(2, 3, 5)"]),
+    ("key_lengths", {"block_table": ones(2, 1, dtype=int)}, ["missing", "block_table"]),
+    ("block_table", PAGED | {"block_table": [[0], [2]]}, ["2", "[0, 2)"]),
+    ("block_table", PAGED | {"block_table": [[-1], [0]]}, ["-1", "[0, 2)"]),
+    ("block_table", PAGED | {"block_table": ones(3, 1, dtype=int)}, ["(3, 1)", "(2, 1)"]),
+    ("block_table", PAGED | {"block_table": 0}, ["()"]),
+    ("key_lengths", PAGED | {"key_lengths": [5, 6]}, ["6", "5"]),
+    ("key", PAGED | {"key": ones(3, 5, 7)}, ["(3, 5, 7)", "page_size"]),
+    ("value", PAGED | {"value": ones(2, 3, 6, 8)}, ["page_size", "(2, 3, 5, 7)"]),
     # Output and threads
     ("out", {"out": ones(2, 6, 4, 7)}, ["(2, 6, 4, 7)", "(2, 6, 4, 8)"]),
     ("out", {"out": ones(6, 4, 8)}, ["(6, 4, 8)", "(2, 6, 4, 8)"]),
@@ -98,20 +123,23 @@ TYPES: list[tuple[str, Arguments, list[str]]] = [
     *(
         (name, {name: good()[name].astype(dtype)}, [np.dtype(dtype).name, "float32"])
         for name in ("query", "key", "value")
-        for dtype in ("int32", "int64", "bool", "complex64", "object", "float16", "longdouble")
+        for dtype in ("int32", "int64", "uint8", "bool", "complex64", "object", "longdouble")
         if dtype != "longdouble" or np.dtype(dtype) != np.float64
     ),
     *((name, {name: good()[name].tolist()}, ["list"]) for name in ("query", "key", "value")),
     ("query", {"query": None}, ["None"]),
     ("query", {"query": "text"}, ["str"]),
     ("key", {"key": good()["key"].astype(np.float64)}, ["float64", "float32"]),
+    ("value", {"value": good()["value"].astype(np.float16)}, ["float16", "float32"]),
+    ("value", {"value": good()["value"].astype(np.int8)}, ["int8", "float32"]),
+    ("key_scale", {"key_scale": ones(2, 3, 5, dtype=np.float64)}, ["float64", "float32"]),
+    ("block_table", {"block_table": ones(2, 1)}, ["float32", "integers"]),
     ("value", {"value": good()["value"].astype(np.float64)}, ["float64", "float32"]),
     ("query", {"query": good()["query"].astype(np.float64)}, ["float64", "float32"]),
     ("mask", {"mask": ones(4, 5)}, ["float32", "bool"]),
     ("mask", {"mask": ones(4, 5, dtype=np.uint8)}, ["uint8", "bool"]),
     ("bias", {"bias": ones(4, 5, dtype=bool)}, ["bool", "float32"]),
     ("bias", {"bias": ones(4, 5, dtype=int)}, ["int64", "float32"]),
-    ("bias", {"bias": ones(4, 5, dtype=np.float16)}, ["float16", "float32"]),
     ("window", {"window": 1.5}, ["float", "integer"]),
     ("window", {"window": (1.5, 2)}, ["float", "integer"]),
     ("window", {"window": "wide"}, ["str", "integer"]),
@@ -135,6 +163,7 @@ TYPES: list[tuple[str, Arguments, list[str]]] = [
     ("scale", {"scale": 1j}, ["complex"]),
     ("scale", {"scale": ones(2)}, ["ndarray"]),
     ("out", {"out": ones(2, 6, 4, 8, dtype=np.float64)}, ["float64", "float32"]),
+    ("out", {"out": ones(2, 6, 4, 8, dtype=np.int8)}, ["int8", "float32"]),
     ("out", {"out": ones(2, 6, 4, 8).tolist()}, ["list"]),
     ("num_threads", {"num_threads": 1.5}, ["float", "integer"]),
 ]
@@ -166,11 +195,40 @@ def test_good_arguments_are_good() -> None:
     assert cpuattn.attention(**good()).shape == (2, 6, 4, 8)
 
 
-def test_bfloat16_is_refused() -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
-    arguments = {name: x.astype(ml_dtypes.bfloat16) for name, x in good().items()}
-    with pytest.raises(TypeError, match=r"query.*bfloat16"):
-        cpuattn.attention(**arguments)
+@pytest.mark.parametrize("extra", [QUANTISED, PAGED])
+def test_good_caches_are_good(extra: Arguments) -> None:
+    assert cpuattn.attention(**(good() | extra)).shape == (2, 6, 4, 8)
+
+
+PACKED: list[tuple[str, Arguments, list[str]]] = [
+    ("query", {"query": ones(6, 7)}, ["(6, 7)", "total"]),
+    ("value", {"value": ones(4, 3, 8)}, ["(4, 3, 8)", "(5, 3, 7)"]),
+    ("cu_seqlens_q", {"cu_seqlens_q": [0, 3]}, ["3", "4"]),
+    ("cu_seqlens_q", {"cu_seqlens_q": [1, 2, 4]}, ["1", "0"]),
+    ("cu_seqlens_k", {"cu_seqlens_k": [0, 6, 5]}, ["5", "never fall"]),
+    ("cu_seqlens_k", {"cu_seqlens_k": [0, 5]}, ["(2,)", "(3,)"]),
+    ("cu_seqlens_k", {"cu_seqlens_k": [[0, 2, 5]]}, ["(1, 3)"]),
+    ("cu_seqlens_k", {"cu_seqlens_k": None}, ["missing"]),
+    ("key_lengths", {"key_lengths": [3, 3]}, ["3", "2"]),
+    ("out", {"out": ones(6, 4, 8)}, ["(6, 4, 8)", "4"]),
+    ("mask", {"mask": ones(2, 6, 4, 5, dtype=bool)}, ["(2, 6, 4, 5)", "(2, 6, 3, 3)"]),
+]
+
+
+@pytest.mark.parametrize(("name", "bad", "parts"), PACKED)
+def test_packed_message(name: str, bad: Arguments, parts: list[str]) -> None:
+    packed: Arguments = {
+        "query": ones(4, 6, 7),
+        "key": ones(5, 3, 7),
+        "value": ones(5, 3, 8),
+        "cu_seqlens_q": [0, 1, 4],
+        "cu_seqlens_k": [0, 2, 5],
+    }
+    assert cpuattn.attention_varlen(**packed).shape == (4, 6, 8)
+    with pytest.raises(ValueError, match=name) as info:
+        cpuattn.attention_varlen(**(packed | bad))
+    for part in parts:
+        assert part in str(info.value)
 
 
 @pytest.mark.parametrize(

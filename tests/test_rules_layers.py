@@ -14,16 +14,19 @@ SOURCES = sorted(path for path in CPP.rglob("*.[ch]pp"))
 ARROWS = {
     "bindings": {"cpuattn"},
     "attention": {"cpuattn", "call", "execute", "kernel", "plan", "registry", "threads"},
-    "execute": {"call", "kernel", "plan", "threads", "work"},
+    "execute": {"call", "half", "kernel", "plan", "threads", "work"},
     "work": {"call", "kernel", "plan"},
-    "validate": {"cpuattn", "call", "kernel"},
+    "validate": {"call", "checks", "kernel", "layout"},
+    "layout": {"call", "checks"},
+    "checks": {"cpuattn"},
     "call": {"cpuattn"},
     "plan": set(),
     "threads": {"registry"},
     "registry": {"cpu", "kernel"},
     "cpu": set(),
-    "kernels": {"kernel"},
+    "kernels": {"half", "kernel"},
     "kernel": set(),
+    "half": set(),
     "cpuattn": set(),
 }
 

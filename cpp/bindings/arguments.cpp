@@ -1,5 +1,6 @@
 #include "arguments.hpp"
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -11,6 +12,8 @@ namespace py = pybind11;
 using py::detail::array_descriptor_proxy;
 using py::detail::array_proxy;
 using py::detail::npy_api;
+
+constexpr int kHalfNumber = 23;  // NPY_HALF
 
 std::string type_name(PyObject* object) { return Py_TYPE(object)->tp_name; }
 
@@ -46,15 +49,35 @@ bool is_aligned(const View& view, std::ptrdiff_t size) {
   return true;
 }
 
+// ml_dtypes.bfloat16 has a number that NumPy gave it when it was registered, once in a process; -1
+// until an array of it was seen. It is known by its name: the package is not needed here.
+std::atomic<int> bfloat16_number{-1};
+
+bool is_bfloat16(PyObject* array, int type_number) {
+  constexpr int kFirstUserType = 256;  // NPY_USERDEF
+  if (type_number < kFirstUserType) return false;
+  if (type_number == bfloat16_number) return true;
+  if (dtype_name(array) != "bfloat16") return false;
+  bfloat16_number = type_number;
+  return true;
+}
+
 // The array's memory as it is; false if its dtype is none of the core's.
 bool view_of(PyObject* array, View& view) {
   const auto* proxy = array_proxy(array);
-  switch (array_descriptor_proxy(proxy->descr)->type_num) {
+  const int number = array_descriptor_proxy(proxy->descr)->type_num;
+  switch (number) {
     case npy_api::NPY_FLOAT_:
       view.dtype = DType::kFloat32;
       break;
     case npy_api::NPY_DOUBLE_:
       view.dtype = DType::kFloat64;
+      break;
+    case kHalfNumber:
+      view.dtype = DType::kFloat16;
+      break;
+    case npy_api::NPY_BYTE_:
+      view.dtype = DType::kInt8;
       break;
     case npy_api::NPY_BOOL_:
       view.dtype = DType::kBool;
@@ -65,7 +88,8 @@ bool view_of(PyObject* array, View& view) {
       view.dtype = DType::kInt64;
       break;
     default:
-      return false;
+      if (!is_bfloat16(array, number)) return false;
+      view.dtype = DType::kBFloat16;
   }
   if (proxy->nd > kMaxRank) {
     throw py::value_error("an array has " + std::to_string(proxy->nd) + " dimensions; at most " +
@@ -81,15 +105,11 @@ bool view_of(PyObject* array, View& view) {
   return true;
 }
 
-std::ptrdiff_t item_size(DType dtype) {
-  return dtype == DType::kBool ? 1 : dtype == DType::kFloat32 ? 4 : 8;
-}
-
 // A view of the array, or of a copy of it where elements are byte-swapped or not aligned.
 bool readable_view(PyObject* array, const char* name, Arguments& parsed, View& view) {
   if (!view_of(array, view)) return false;
   const bool native = is_native(array);
-  if (native && is_aligned(view, item_size(view.dtype))) return true;
+  if (native && is_aligned(view, element_size(view.dtype))) return true;
   py::object copy = convert("as_native", array, name);
   parsed.copies.push_back(std::string(name) +
                           (native ? ": copied, its elements are not aligned"
@@ -100,12 +120,19 @@ bool readable_view(PyObject* array, const char* name, Arguments& parsed, View& v
 }
 
 const char* const kNames[kNumArguments] = {
-    "query",  "key",          "value",       "mask",           "bias",         "causal",
-    "window", "query_offset", "key_lengths", "query_segments", "key_segments", "alibi_slopes",
-    "sinks",  "softcap",      "scale",       "num_threads",    "return_lse",   "out"};
+    "query",       "key",          "value",       "mask",           "bias",         "causal",
+    "window",      "query_offset", "key_lengths", "query_segments", "key_segments", "alibi_slopes",
+    "sinks",       "softcap",      "scale",       "num_threads",    "key_scale",    "value_scale",
+    "block_table", "return_lse",   "out",         "cu_seqlens_q",   "cu_seqlens_k"};
 
-// What a query, key, value, mask or bias may be.
-View parse_array(PyObject* const* args, Argument a, const char* allowed, bool want_bool,
+bool is_float(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kFloat64 || dtype == DType::kFloat16 ||
+         dtype == DType::kBFloat16;
+}
+
+// A query, key, value, scale, mask or bias; it must be of a type that `allows` takes.
+template <class Allows>
+View parse_array(PyObject* const* args, Argument a, const char* allowed, Allows allows,
                  Arguments& parsed) {
   PyObject* array = args[a];
   if (!is_plain_array(array)) {
@@ -115,7 +142,7 @@ View parse_array(PyObject* const* args, Argument a, const char* allowed, bool wa
   parsed.arrays[a] = array;
   View view;
   const bool known = readable_view(array, kNames[a], parsed, view);
-  if (!known || view.dtype == DType::kInt64 || want_bool != (view.dtype == DType::kBool)) {
+  if (!known || !allows(view.dtype)) {
     throw py::type_error(std::string(kNames[a]) + " has dtype " + dtype_name(array) + "; " +
                          allowed);
   }
@@ -123,18 +150,22 @@ View parse_array(PyObject* const* args, Argument a, const char* allowed, bool wa
 }
 
 View parse_float(PyObject* const* args, Argument a, Arguments& parsed) {
-  return parse_array(args, a, "it must be float32 or float64", false, parsed);
+  return parse_array(args, a, "it must be float32, float64, float16 or bfloat16", is_float, parsed);
 }
 
-View parse_same_dtype(PyObject* const* args, Argument a, DType dtype, Arguments& parsed) {
-  const View view = parse_float(args, a, parsed);
-  if (view.dtype != dtype) {
-    throw py::type_error(std::string(kNames[a]) + " has dtype " +
-                         (view.dtype == DType::kFloat32 ? "float32" : "float64") +
-                         "; it must be that of query, " +
-                         (dtype == DType::kFloat32 ? "float32" : "float64"));
+// A key or value, whose types follow the query's.
+View parse_tokens(PyObject* const* args, Argument a, DType query, Arguments& parsed) {
+  if (query == DType::kFloat64) {
+    return parse_array(
+        args, a, "it must be that of query, float64",
+        [](DType dtype) { return dtype == DType::kFloat64; }, parsed);
   }
-  return view;
+  return parse_array(
+      args, a, "it must be float32, float16, bfloat16 or int8, as query is not float64",
+      [](DType dtype) {
+        return dtype == DType::kInt8 || (is_float(dtype) && dtype != DType::kFloat64);
+      },
+      parsed);
 }
 
 // Integers and per-head numbers are small: whatever NumPy can read is converted.
@@ -142,7 +173,7 @@ View parse_small(PyObject* const* args, Argument a, DType dtype, Arguments& pars
   View view;
   PyObject* array = args[a];
   if (!is_plain_array(array) || !view_of(array, view) || view.dtype != dtype || !is_native(array) ||
-      !is_aligned(view, item_size(dtype))) {
+      !is_aligned(view, element_size(dtype))) {
     parsed.kept.push_back(convert(dtype == DType::kInt64     ? "as_integers"
                                   : dtype == DType::kFloat32 ? "as_float32"
                                                              : "as_float64",
@@ -206,12 +237,14 @@ void parse_window(PyObject* window, Options& options) {
   if (!right.is_none()) options.window_right = parse_integer(right.ptr(), "window");
 }
 
-void parse_options(PyObject* const* args, Arguments& parsed) {
+void parse_options(PyObject* const* args, int count, Arguments& parsed) {
   Options& options = parsed.options;
-  const DType dtype = parsed.query.dtype;
+  const DType dtype = compute_dtype(parsed.query.dtype);
   const auto given = [&](Argument a) { return args[a] != Py_None; };
   if (given(kMask)) {
-    options.mask = parse_array(args, kMask, "it must be bool (for scores, use bias)", true, parsed);
+    options.mask = parse_array(
+        args, kMask, "it must be bool (for scores, use bias)",
+        [](DType type) { return type == DType::kBool; }, parsed);
   }
   if (given(kBias)) options.bias = parse_float(args, kBias, parsed);
   options.causal = parse_bool(args[kCausal], "causal");
@@ -223,6 +256,17 @@ void parse_options(PyObject* const* args, Arguments& parsed) {
   small(kKeyLengths, DType::kInt64, options.key_lengths);
   small(kQuerySegments, DType::kInt64, options.query_segments);
   small(kKeySegments, DType::kInt64, options.key_segments);
+  const auto scale = [&](Argument a, std::optional<View>& view) {
+    const auto is_float32 = [](DType type) { return type == DType::kFloat32; };
+    if (given(a)) view = parse_array(args, a, "it must be float32", is_float32, parsed);
+  };
+  scale(kKeyScale, options.key_scale);
+  scale(kValueScale, options.value_scale);
+  small(kBlockTable, DType::kInt64, options.block_table);
+  if (count > kNumCommon) {
+    small(kCuSeqlensQ, DType::kInt64, options.cu_seqlens_q);
+    small(kCuSeqlensK, DType::kInt64, options.cu_seqlens_k);
+  }
   small(kAlibiSlopes, dtype, options.alibi_slopes);
   small(kSinks, dtype, options.sinks);
   if (given(kSoftcap)) options.softcap = parse_number(args[kSoftcap], "softcap");
@@ -244,7 +288,7 @@ struct Extent {
 
 Extent extent_of(const View& view) {
   const auto data = reinterpret_cast<std::intptr_t>(view.data);
-  Extent extent{data, data + item_size(view.dtype)};
+  Extent extent{data, data + element_size(view.dtype)};
   for (int i = 0; i < view.rank; ++i) {
     if (view.shape[i] == 0) return {data, data};
     const std::ptrdiff_t reach = (view.shape[i] - 1) * view.stride[i];
@@ -266,36 +310,59 @@ void check_overlap(PyObject* out, const View& view, PyObject* input, const char*
 
 }  // namespace
 
-void parse_arguments(PyObject* const* args, bool with_value, Arguments& parsed) {
+void parse_arguments(PyObject* const* args, int count, bool with_value, Arguments& parsed) {
   parsed.query = parse_float(args, kQuery, parsed);
-  parsed.key = parse_same_dtype(args, kKey, parsed.query.dtype, parsed);
-  if (with_value) parsed.value = parse_same_dtype(args, kValue, parsed.query.dtype, parsed);
-  parse_options(args, parsed);
+  parsed.key = parse_tokens(args, kKey, parsed.query.dtype, parsed);
+  if (with_value) {
+    parsed.value = parse_tokens(args, kValue, parsed.query.dtype, parsed);
+    if (parsed.value.dtype != parsed.key.dtype) {
+      throw py::type_error("value has dtype " + dtype_name(parsed.arrays[kValue]) +
+                           "; it must be that of key, " + dtype_name(parsed.arrays[kKey]));
+    }
+  }
+  parse_options(args, count, parsed);
 }
 
 py::object take_output(PyObject* out, const Arguments& inputs, View& view) {
   if (!is_plain_array(out)) {
     throw py::type_error("out is of type " + type_name(out) + "; it must be a NumPy array");
   }
-  if (!view_of(out, view) || view.dtype != inputs.query.dtype) {
-    throw py::type_error("out has dtype " + dtype_name(out) + "; it must be that of query, " +
-                         (inputs.query.dtype == DType::kFloat32 ? "float32" : "float64"));
+  const bool wide = inputs.query.dtype == DType::kFloat64;
+  if (!view_of(out, view) || !is_float(view.dtype) || wide != (view.dtype == DType::kFloat64)) {
+    throw py::type_error("out has dtype " + dtype_name(out) + "; it must be " +
+                         (wide ? "that of query, float64"
+                               : "float32, float16 or bfloat16, as query is not float64"));
   }
   auto array = py::reinterpret_borrow<py::array>(out);
   if (!array.writeable()) throw py::value_error("out is read-only; it must be writable");
-  if (!is_native(out) || !is_aligned(view, item_size(view.dtype))) {
+  if (!is_native(out) || !is_aligned(view, element_size(view.dtype))) {
     throw py::value_error("out is byte-swapped or not aligned; it must be a plain native array");
   }
   for (int i = 0; i < kNumArguments; ++i) check_overlap(out, view, inputs.arrays[i], kNames[i]);
   return std::move(array);
 }
 
+namespace {
+// Of a float type. bfloat16: an array of it was seen among the arguments.
+int type_number(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return kHalfNumber;
+    case DType::kBFloat16:
+      return bfloat16_number;
+    case DType::kFloat64:
+      return npy_api::NPY_DOUBLE_;
+    default:
+      return npy_api::NPY_FLOAT_;
+  }
+}
+}  // namespace
+
 py::object new_array(DType dtype, int rank, const std::ptrdiff_t* shape, View& view) {
   const auto& api = npy_api::get();
   Py_intptr_t dims[kMaxRank];
   for (int i = 0; i < rank; ++i) dims[i] = shape[i];
-  PyObject* descr = api.PyArray_DescrFromType_(dtype == DType::kFloat32 ? npy_api::NPY_FLOAT_
-                                                                        : npy_api::NPY_DOUBLE_);
+  PyObject* descr = api.PyArray_DescrFromType_(type_number(dtype));
   PyObject* array =
       api.PyArray_NewFromDescr_(api.PyArray_Type_, descr, rank, dims, nullptr, nullptr, 0, nullptr);
   if (!array) throw py::error_already_set();

@@ -30,9 +30,14 @@ enum Argument : int {
   kSoftcap,
   kScale,
   kNumThreads,
+  kKeyScale,
+  kValueScale,
+  kBlockTable,
   kNumCommon,
   kReturnLse = kNumCommon,  // attention only
   kOut,
+  kCuSeqlensQ,
+  kCuSeqlensK,
   kNumArguments
 };
 
@@ -48,8 +53,9 @@ struct Arguments {
   PyObject* arrays[kNumArguments] = {};
 };
 
-// with_value: args[kValue] is an array. Throws pybind11's and the core's exceptions.
-void parse_arguments(PyObject* const* args, bool with_value, Arguments& parsed);
+// `count` arguments; with_value: args[kValue] is an array. Throws pybind11's and the core's
+// exceptions.
+void parse_arguments(PyObject* const* args, int count, bool with_value, Arguments& parsed);
 
 // A result array: given by the user (checked: writable, native, no overlap with an input), or new.
 pybind11::object take_output(PyObject* out, const Arguments& inputs, View& view);

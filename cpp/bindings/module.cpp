@@ -64,9 +64,16 @@ void expect(Py_ssize_t got, Py_ssize_t wanted) {
 }
 
 // The shape of a result: the batch, then the query heads, query length and columns; as many of
-// the last dimensions as the call has.
-View result_shape(const Shapes& s, std::ptrdiff_t columns) {
+// the last dimensions as the call has. Of packed sequences: (total, heads, columns).
+View result_shape(const Shapes& s, const Arguments& parsed, std::ptrdiff_t columns) {
   View view;
+  if (parsed.options.cu_seqlens_q) {
+    view.rank = 3;
+    view.shape[0] = parsed.query.shape[0];
+    view.shape[1] = s.query_heads;
+    view.shape[2] = columns;
+    return view;
+  }
   std::ptrdiff_t full[kMaxRank + 3];
   int n = 0;
   for (; n < s.batch_rank; ++n) full[n] = s.batch_shape[n];
@@ -82,16 +89,16 @@ PyObject* core_attention(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
     expect(count, kNumArguments);
     Arguments parsed;
-    parse_arguments(args, true, parsed);
-    const Shapes shapes = infer_shapes(parsed.query, parsed.key, &parsed.value);
-    const View shape = result_shape(shapes, shapes.value_dim);
+    parse_arguments(args, kNumArguments, true, parsed);
+    const Shapes shapes = infer_shapes(parsed.query, parsed.key, &parsed.value, parsed.options);
+    const View shape = result_shape(shapes, parsed, shapes.value_dim);
     View output, lse;
     py::object result = args[kOut] == Py_None
                             ? new_array(parsed.query.dtype, shape.rank, shape.shape, output)
                             : take_output(args[kOut], parsed, output);
     py::object row_lse;
     if (args[kReturnLse] == Py_True) {
-      row_lse = new_array(parsed.query.dtype, shape.rank - 1, shape.shape, lse);
+      row_lse = new_array(compute_dtype(parsed.query.dtype), shape.rank - 1, shape.shape, lse);
     }
     {
       const CoreCall call(parsed.options);
@@ -121,9 +128,9 @@ PyObject* core_attention_weights(PyObject*, PyObject* const* args, Py_ssize_t co
     expect(count, kNumCommon);
     Arguments parsed;
     const WeightStage stage = parse_stage(args[kValue]);
-    parse_arguments(args, false, parsed);
-    const Shapes shapes = infer_shapes(parsed.query, parsed.key, nullptr);
-    const View shape = result_shape(shapes, shapes.key_length);
+    parse_arguments(args, kNumCommon, false, parsed);
+    const Shapes shapes = infer_shapes(parsed.query, parsed.key, nullptr, parsed.options);
+    const View shape = result_shape(shapes, parsed, shapes.key_length);
     View output;
     py::object result = new_array(parsed.query.dtype, shape.rank, shape.shape, output);
     {
@@ -138,7 +145,7 @@ PyObject* core_explain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
     expect(count, kNumCommon);
     Arguments parsed;
-    parse_arguments(args, true, parsed);
+    parse_arguments(args, kNumCommon, true, parsed);
     const Explanation plan = explain(parsed.query, parsed.key, parsed.value, parsed.options);
     py::dict result;
     result["kernel"] = plan.kernel;

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <stdexcept>
 
 #include "call.hpp"
 #include "execute.hpp"
@@ -75,7 +76,7 @@ PlanShape plan_shape(const Call& call) {
           s.key_length,
           s.head_dim,
           s.value_dim,
-          call.dtype == DType::kFloat32 ? 4u : 8u,
+          static_cast<std::size_t>(element_size(call.dtype)),
           call.right < s.key_length};
 }
 
@@ -111,9 +112,8 @@ int threads_for(const Options& options) {
   return usable_threads(options.num_threads > 0 ? options.num_threads : default_threads());
 }
 
-void attend(const Call& call, const Options& options, bool raw_sums) {
+void attend(const Call& call, const PlanShape& shape, const Options& options, bool raw_sums) {
   const Kernels& kernels = kernels_for(call.dtype);
-  const PlanShape shape = plan_shape(call);
   const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
   if (plan.work_items == 0) return;
   Run run{call, kernels, plan, shape};
@@ -126,12 +126,27 @@ void attend(const Call& call, const Options& options, bool raw_sums) {
   execute_attention(run, options);
 }
 
+// Sequences with few rows, or the others, padded to the longest of them.
+PlanShape packed_shape(const Call& call, bool few) {
+  const std::ptrdiff_t decode_rows = kernels_for(call.dtype).decode_rows;
+  PlanShape shape = plan_shape(call);
+  shape.query_length = shape.key_length = 0;
+  for (std::ptrdiff_t b = 0; b < shape.batch; ++b) {
+    const std::ptrdiff_t queries = call.query_offsets[b + 1] - call.query_offsets[b];
+    const std::ptrdiff_t keys = call.key_offsets[b + 1] - call.key_offsets[b];
+    if ((queries * shape.group <= decode_rows) != few) continue;
+    shape.query_length = std::max(shape.query_length, queries);
+    shape.key_length = std::max(shape.key_length, keys);
+  }
+  return shape;
+}
+
 // The base and the sum of every row, as pairs in memory that `call.lse` then names: the
 // forward pass over values of no dimensions.
 std::vector<unsigned char> find_sums(Call& call, const Options& options) {
   const Shapes shapes = call.shapes;
   const Operand weights = call.output;
-  const std::ptrdiff_t pair = call.dtype == DType::kFloat32 ? 8 : 16;
+  const std::ptrdiff_t pair = 2 * element_size(call.dtype);
   std::vector<unsigned char> sums(
       static_cast<std::size_t>(shapes.batch * shapes.query_heads * shapes.query_length * pair));
   call.lse = Operand{};
@@ -144,8 +159,9 @@ std::vector<unsigned char> find_sums(Call& call, const Options& options) {
     stride *= shapes.batch_shape[i];
   }
   call.value = call.key;
+  call.value_scale = call.key_scale;
   call.shapes.value_dim = 0;
-  attend(call, options, true);
+  attend(call, plan_shape(call), options, true);
   call.output = weights;
   return sums;
 }
@@ -154,11 +170,16 @@ std::vector<unsigned char> find_sums(Call& call, const Options& options) {
 
 void attention(const View& query, const View& key, const View& value, const View& output,
                const View* lse, const Options& options) {
-  attend(resolve(query, key, &value, &output, lse, options), options, false);
+  const Call call = resolve(query, key, &value, &output, lse, options);
+  if (!call.query_offsets) return attend(call, plan_shape(call), options, false);
+  for (const bool few : {true, false}) attend(call, packed_shape(call, few), options, false);
 }
 
 void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,
                        const Options& options) {
+  if (options.block_table || options.cu_seqlens_q) {
+    throw std::invalid_argument("attention_weights takes neither pages nor packed sequences");
+  }
   Call call = resolve(query, key, nullptr, &output, nullptr, options);
   std::vector<unsigned char> sums;
   if (stage == WeightStage::kWeights) sums = find_sums(call, options);

@@ -8,10 +8,6 @@
 
 namespace cpuattn {
 
-inline std::ptrdiff_t element_size(DType dtype) {
-  return dtype == DType::kBool ? 1 : dtype == DType::kFloat32 ? 4 : 8;
-}
-
 // An operand broadcast to the batch of the call: strides in bytes, 0 where it is broadcast.
 struct Operand {
   char* data = nullptr;  // nullptr: not given
@@ -22,15 +18,40 @@ struct Operand {
   explicit operator bool() const { return data != nullptr; }
 };
 
+// From page to page of a paged cache, in bytes.
+struct PageStrides {
+  std::ptrdiff_t rows = 0, scales = 0;
+};
+
+struct Pages {
+  Operand table;  // page
+  std::ptrdiff_t size = 0;
+  PageStrides key, value;
+};
+
+// Where packed sequences begin: B + 1 offsets, or none.
+struct Offsets {
+  const char* data = nullptr;
+  std::ptrdiff_t stride = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+  std::ptrdiff_t operator[](std::ptrdiff_t i) const {
+    return *reinterpret_cast<const std::int64_t*>(data + i * stride);
+  }
+};
+
 struct Call {
   Shapes shapes;
-  DType dtype = DType::kFloat32;
+  DType dtype = DType::kFloat32;           // to compute in
   Operand query, key, value, output, lse;  // stride: head, row, dim (lse: head, row)
-  Operand mask, bias;                      // head, row, key
-  Operand query_offset, key_lengths;       // none
-  Operand query_segments, key_segments;    // row or key
-  Operand alibi_slopes, sinks;             // head
-  std::ptrdiff_t left = 0, right = 0;      // window and causal together
+  Operand key_scale, value_scale;          // head, row
+  Pages pages;
+  Offsets query_offsets, key_offsets;    // of packed sequences
+  Operand mask, bias;                    // head, row, key
+  Operand query_offset, key_lengths;     // none
+  Operand query_segments, key_segments;  // row or key
+  Operand alibi_slopes, sinks;           // head
+  std::ptrdiff_t left = 0, right = 0;    // window and causal together
   double scale = 1.0;
   double softcap = 0.0;
 };

@@ -30,8 +30,8 @@ bool all(unsigned value, unsigned bits) { return (value & bits) == bits; }
 CpuFeatures detect() {
   CpuFeatures features;
   const Registers one = cpuid(1);
-  constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28;
-  if (!all(one.ecx, kFma | kOsxsave | kAvx)) return features;
+  constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
+  if (!all(one.ecx, kFma | kOsxsave | kAvx | kF16c)) return features;
   const Registers seven = cpuid(7);
   constexpr unsigned kAvx2 = 1u << 5;
   constexpr unsigned kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;

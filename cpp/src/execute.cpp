@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "half.hpp"
 #include "threads.hpp"
 #include "work.hpp"
 
@@ -19,10 +20,10 @@ Partial partial_at(unsigned char* memory, const Run& run, std::ptrdiff_t rows) {
 
 // Results into a contiguous partial: row r of the item is its row r. The kernel counts rows from
 // the first one of the head, so the matrix starts that much earlier.
-void aim_at(Work& work, const Partial& partial, std::ptrdiff_t element) {
+void aim_at(Work& work, const Partial& partial, DType dtype) {
   const std::ptrdiff_t dims = work.value_dim;
-  char* first = static_cast<char*>(partial.output) - work.first_row * dims * element;
-  work.output = {first, dims, work.group * dims, 1};
+  char* first = static_cast<char*>(partial.output) - work.first_row * dims * element_size(dtype);
+  work.output = {first, dims, work.group * dims, 1, element_type(dtype)};
   work.row_base = partial.row_base;
   work.row_sum = partial.row_sum;
   work.normalise = false;
@@ -38,23 +39,34 @@ void start_total(const Work& work, const Partial& total) {
   std::fill(output, output + work.num_rows * work.value_dim, T(0));
 }
 
-template <class T>
-void store_total(const Work& work, const Matrix& output, const Partial& total) {
+// S: the type of the output.
+template <class T, class S>
+void store_rows(const Work& work, const Matrix& output, const Partial& total) {
   for (std::ptrdiff_t r = 0; r < work.num_rows; ++r) {
     const std::ptrdiff_t row = work.first_row + r;
     const T sum = static_cast<T*>(total.row_sum)[r];
     const T factor = T(1) / (sum == 0 ? T(1) : sum);
     const T* from = static_cast<const T*>(total.output) + r * work.value_dim;
-    T* to = static_cast<T*>(output.data) + row % work.group * output.head_stride +
+    S* to = static_cast<S*>(output.data) + row % work.group * output.head_stride +
             row / work.group * output.row_stride;
-    for (std::ptrdiff_t d = 0; d < work.value_dim; ++d)
-      to[d * output.dim_stride] = from[d] * factor;
+    for (std::ptrdiff_t d = 0; d < work.value_dim; ++d) {
+      convert(from[d] * factor, to + d * output.dim_stride);
+    }
   }
+}
+
+void store_total(const Work& work, const Matrix& output, const Partial& total) {
+  if (output.type == ElementType::kFloat64) return store_rows<double, double>(work, output, total);
+  if (output.type == ElementType::kFloat16) return store_rows<float, Float16>(work, output, total);
+  if (output.type == ElementType::kBFloat16) {
+    return store_rows<float, BFloat16>(work, output, total);
+  }
+  store_rows<float, float>(work, output, total);
 }
 
 char* lse_at(const Run& run, const Work& work, const HeadIndex& index, std::ptrdiff_t r) {
   const std::ptrdiff_t row = work.first_row + r;
-  return index.query_head(run.call.lse) + row % work.group * run.call.lse.stride[0] +
+  return index.queries(run.call.lse) + row % work.group * run.call.lse.stride[0] +
          row / work.group * run.call.lse.stride[1];
 }
 
@@ -76,6 +88,13 @@ void store_lse(const Run& run, const Work& work, const HeadIndex& index, const P
   }
 }
 
+// Packed sequences are run twice, those with few rows and the others: each by the kernel that would
+// run it alone.
+bool is_taken(const Run& run, const HeadIndex& index, const Work& work) {
+  const bool few = work.group * index.num_queries() <= run.kernels.decode_rows;
+  return work.num_rows > 0 && (!run.call.query_offsets || few == run.plan.decode);
+}
+
 void run_kernel(const Run& run, const Work& work, unsigned char* scratch) {
   (run.plan.decode ? run.kernels.decode : run.kernels.forward)(work, scratch);
 }
@@ -83,71 +102,74 @@ void run_kernel(const Run& run, const Work& work, unsigned char* scratch) {
 // One query block of one head over all of its keys.
 template <class T>
 void run_block(const Run& run, int thread, const Item& item, const StopCheck& stop) {
-  const HeadIndex index(run.call.shapes, item.head);
+  const HeadIndex index(run.call, item.head);
   Work work = make_work(run.call, index, item);
+  if (!is_taken(run, index, work)) return;
   work.should_stop = stop.ask;
   work.stop_context = stop.context;
   set_keys(run.call, run.plan, work, item.first_chunk, item.end_chunk);
   unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
-  const Partial total = partial_at(scratch + run.kernel_bytes, run, item.num_rows);
-  work.output = matrix(index.query_head(run.call.output), run.call.output, run.call.dtype);
+  const Partial total = partial_at(scratch + run.kernel_bytes, run, work.num_rows);
+  work.output = matrix(index, run.call.output);
   work.row_base = total.row_base;
   work.row_sum = total.row_sum;
   run_kernel(run, work, scratch);
   store_lse<T>(run, work, index, total);
 }
 
-Partial split_partial(const Run& run, const Item& item, std::ptrdiff_t chunk) {
+Partial split_partial(const Run& run, const Work& work, const Item& item, std::ptrdiff_t chunk) {
   const std::ptrdiff_t block = item.head * run.plan.num_query_blocks + item.block;
   const std::ptrdiff_t slot = block * run.plan.num_chunks + chunk;
   return partial_at(run.partials + static_cast<std::size_t>(slot) * run.plan.part_bytes, run,
-                    item.num_rows);
+                    work.num_rows);
 }
 
 // One chunk of keys; the results wait to be merged.
 void run_chunk(const Run& run, int thread, const Item& item, const StopCheck& stop) {
-  const HeadIndex index(run.call.shapes, item.head);
+  const HeadIndex index(run.call, item.head);
   Work work = make_work(run.call, index, item);
+  if (!is_taken(run, index, work)) return;
   work.should_stop = stop.ask;
   work.stop_context = stop.context;
   set_keys(run.call, run.plan, work, item.first_chunk, item.end_chunk);
   if (!sees_keys(work)) return;
-  aim_at(work, split_partial(run, item, item.first_chunk), run.element());
+  aim_at(work, split_partial(run, work, item, item.first_chunk), run.call.dtype);
   run_kernel(run, work, run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes);
 }
 
 // The same merges in the same order as in the kernel over all chunks: the same bits.
 template <class T>
 void merge_block(const Run& run, int thread, const Item& item) {
-  const HeadIndex index(run.call.shapes, item.head);
+  const HeadIndex index(run.call, item.head);
   Work work = make_work(run.call, index, item);
+  if (!is_taken(run, index, work)) return;
   unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
-  const Partial total = partial_at(scratch + run.kernel_bytes, run, item.num_rows);
+  const Partial total = partial_at(scratch + run.kernel_bytes, run, work.num_rows);
   start_total<T>(work, total);
   for (std::ptrdiff_t chunk = 0; chunk < run.plan.num_chunks; ++chunk) {
     set_keys(run.call, run.plan, work, chunk, chunk + 1);
     if (!sees_keys(work)) continue;
-    run.kernels.merge(total, split_partial(run, item, chunk), item.num_rows, work.value_dim);
+    run.kernels.merge(total, split_partial(run, work, item, chunk), work.num_rows, work.value_dim);
   }
   if (work.sinks) run.kernels.add_sinks(work, total, work.value_dim);
-  store_total<T>(work, matrix(index.query_head(run.call.output), run.call.output, run.call.dtype),
-                 total);
+  store_total(work, matrix(index, run.call.output), total);
   store_lse<T>(run, work, index, total);
 }
 
 template <class T>
 void run_weights(const Run& run, int thread, const Item& item, const StopCheck& stop) {
-  const HeadIndex index(run.call.shapes, item.head);
+  const HeadIndex index(run.call, item.head);
   Work work = make_work(run.call, index, item);
+  if (!is_taken(run, index, work)) return;
   work.should_stop = stop.ask;
   work.stop_context = stop.context;
   work.key_end = run.call.shapes.key_length;
   work.stage = run.stage;
   if (run.stage == Stage::kScores) work.softcap = 0;
-  work.output = matrix(index.query_head(run.call.output), run.call.output, run.call.dtype);
+  work.output = matrix(index, run.call.output);
   unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
   T base[kMaxBlockRows], sum[kMaxBlockRows];
-  for (std::ptrdiff_t r = 0; run.call.lse && r < item.num_rows; ++r) {
+  for (std::ptrdiff_t r = 0; run.call.lse && r < work.num_rows; ++r) {
     const T* from = reinterpret_cast<const T*>(lse_at(run, work, index, r));
     base[r] = from[0];
     sum[r] = from[1];

@@ -18,21 +18,52 @@ constexpr std::ptrdiff_t kUnbounded = std::ptrdiff_t{1} << 60;
 // is at most exp(8)). A power of two: no digit changes.
 constexpr double kWeightScale = 0x1p-32;
 
-// One (batch entry, key/value head): element (head, row, dim) lies at
-// data[head * head_stride + row * row_stride + dim * dim_stride]; strides in elements.
-// The head counts from the first query head of the group; keys and values have head 0 only.
+enum class ElementType : unsigned char {
+  kNone,
+  kBool,
+  kInt8,
+  kFloat16,
+  kBFloat16,
+  kFloat32,
+  kFloat64
+};
+
+// The kernels of one type T, float or double, compute and keep their results in it. Where "of any
+// type" is said, memory may hold narrower numbers, which are converted as they are read or written.
+
+// Queries or outputs of one (batch entry, key/value head), of any type: element (head, row, dim)
+// lies at data[head * head_stride + row * row_stride + dim * dim_stride]; strides in elements.
+// The head counts from the first query head of the group.
 struct Matrix {
   void* data = nullptr;
   std::ptrdiff_t head_stride = 0;
   std::ptrdiff_t row_stride = 0;
   std::ptrdiff_t dim_stride = 0;
+  ElementType type = ElementType::kNone;
 };
 
-enum class ScoreType : unsigned char { kNone, kBool, kFloat32, kFloat64 };
+// Keys or values of one (batch entry, key/value head), of any type, and of int8 with a scale per
+// token. If there are pages, token t lies in row t % page_size of page pages[t / page_size].
+// Strides in elements.
+struct Tokens {
+  const void* data = nullptr;
+  std::ptrdiff_t row_stride = 0;
+  std::ptrdiff_t dim_stride = 0;
+  ElementType type = ElementType::kNone;
+
+  const std::int64_t* pages = nullptr;  // nullptr: all rows lie row_stride apart
+  std::ptrdiff_t pages_stride = 0;
+  std::ptrdiff_t page_size = 0;
+  std::ptrdiff_t page_stride = 0;
+
+  const float* scales = nullptr;  // int8 only: a number is its integer times the token's scale
+  std::ptrdiff_t scale_stride = 0;
+  std::ptrdiff_t scale_page_stride = 0;
+};
 
 // A mask or bias of one (batch entry, key/value head); strides in bytes, 0 where broadcast.
 struct ScoreArray {
-  ScoreType type = ScoreType::kNone;
+  ElementType type = ElementType::kNone;
   const unsigned char* data = nullptr;
   std::ptrdiff_t head_stride_bytes = 0;
   std::ptrdiff_t row_stride_bytes = 0;
@@ -58,6 +89,7 @@ enum class Stage : unsigned char { kScores, kSoftcapped, kMasked, kWeights };
 //
 // Assumptions: 1 <= num_rows <= the kernel's largest block; 0 <= key_begin <= key_end, and
 // key_begin is a multiple of the kernel's key block; every pointer is aligned to its element;
+// a kernel of doubles is given doubles only;
 // scratch is 64-byte aligned and as large as the kernel's *_scratch function says.
 // The bits of a row depend only on its own query, the keys and values that it may see, its
 // options and the keys of the work: never on the other rows of the block.
@@ -73,8 +105,8 @@ struct Work {
   std::ptrdiff_t key_length = 0;  // keys at and beyond it are padding, seen by no row
 
   Matrix query;
-  Matrix key;
-  Matrix value;
+  Tokens key;
+  Tokens value;
 
   // Row i sees key j where i + query_offset - left <= j <= i + query_offset + right.
   std::ptrdiff_t query_offset = 0;
@@ -87,14 +119,14 @@ struct Work {
 
   double scale = 1.0;
   double softcap = 0.0;                // 0: off
-  const void* alibi_slopes = nullptr;  // one per head of the group, of the query's type
+  const void* alibi_slopes = nullptr;  // one per head of the group, of the kernel's type
   std::ptrdiff_t alibi_stride = 0;     // elements
   const void* sinks = nullptr;         // likewise; added where normalise is set
   std::ptrdiff_t sinks_stride = 0;
 
   // Results: row r of the output (divided by the sum if normalise), its base (a number not far
   // below its largest score, -inf if it saw no key) and kWeightScale · the sum of
-  // exp(score - base). Types are the query's.
+  // exp(score - base), both of the kernel's type.
   Matrix output;
   bool normalise = true;
   void* row_base = nullptr;  // [num_rows]
@@ -109,14 +141,14 @@ struct Work {
   void* stop_context = nullptr;
 };
 
-// Results of some rows over some of the keys, not yet divided by the sum.
+// Results of some rows over some of the keys, not yet divided by the sum, of the kernel's type.
 struct Partial {
   void* output = nullptr;  // [num_rows][value_dim]
   void* row_base = nullptr;
   void* row_sum = nullptr;
 };
 
-// The kernels of one ISA for one element type.
+// The kernels of one ISA for one type to compute in.
 struct Kernels {
   int lanes;         // elements per vector
   int query_block;   // most rows of a forward or weights item

@@ -2,42 +2,15 @@
 // is and what is allowed.
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
 #include <string>
 
 #include "call.hpp"
+#include "checks.hpp"
 #include "kernel.hpp"
+#include "layout.hpp"
 
 namespace cpuattn {
 namespace {
-
-[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
-
-std::string text(const std::ptrdiff_t* shape, int rank) {
-  std::string s = "(";
-  for (int i = 0; i < rank; ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
-  return s + (rank == 1 ? ",)" : ")");
-}
-std::string text(const View& view) { return text(view.shape, view.rank); }
-
-// Size of dimension `from_end` (1 is the last one); dimensions that are not there count as 1.
-std::ptrdiff_t size(const View& view, int from_end) {
-  return from_end <= view.rank ? view.shape[view.rank - from_end] : 1;
-}
-
-void check_array(const char* name, const View& view, bool integers = false) {
-  const bool is_integer = view.dtype == DType::kInt64;
-  if (integers != is_integer) {
-    fail(std::string(name) + " has the wrong element type; expected " +
-         (integers ? "int64" : "a floating-point or bool type"));
-  }
-  for (int i = 0; i < view.rank; ++i) {
-    if (view.shape[i] < 0) fail(std::string(name) + " has a negative dimension: " + text(view));
-    if (view.stride[i] % element_size(view.dtype) != 0) {
-      fail(std::string(name) + " has strides that are not multiples of its element size");
-    }
-  }
-}
 
 // The view with its last `tail` dimensions as they are and the others broadcast to the batch.
 // `expected` (of the tail) may be broadcast too where broadcast_tail is set.
@@ -59,7 +32,7 @@ Operand broadcast(const char* name, const View& view, const Shapes& shapes, int 
     const std::ptrdiff_t got = size(view, i);
     const bool may_broadcast = i > tail || broadcast_tail;
     fits = got == wanted || (may_broadcast && got == 1);
-    const bool moves = i <= view.rank && got == wanted && got != 1;
+    const bool moves = i <= view.rank && got == wanted;
     const std::ptrdiff_t stride = moves ? view.stride[view.rank - i] : 0;
     if (i > tail) {
       operand.batch_stride[rank - i] = stride;
@@ -90,32 +63,36 @@ Operand place_result(const char* name, const View& view, const Shapes& shapes, i
   if (view.rank != rank || !std::equal(wanted, wanted + rank, view.shape)) {
     fail(std::string(name) + " has shape " + text(view) + "; it must be " + text(wanted, rank));
   }
-  const bool empty = std::find(view.shape, view.shape + rank, 0) != view.shape + rank;
-  for (int i = 0; !empty && i < rank; ++i) {
+  return broadcast(name, view, shapes, tail, expected, false);
+}
+
+void check_distinct(const char* name, const View& view) {
+  const std::ptrdiff_t* end = view.shape + view.rank;
+  if (std::find(view.shape, end, 0) != end) return;
+  for (int i = 0; i < view.rank; ++i) {
     if (view.shape[i] > 1 && view.stride[i] == 0) {
       fail(std::string(name) +
            " has elements that overlap (a stride of 0); it must be writable "
            "element by element");
     }
   }
-  return broadcast(name, view, shapes, tail, expected, false);
 }
 
-template <class F>
-void for_each_value(const Operand& operand, const Shapes& shapes, F f) {
-  for (std::ptrdiff_t b = 0; b < shapes.batch; ++b) {
-    std::ptrdiff_t offset = 0, rest = b;
-    for (int i = shapes.batch_rank - 1; i >= 0; --i) {
-      offset += rest % shapes.batch_shape[i] * operand.batch_stride[i];
-      rest /= shapes.batch_shape[i];
-    }
-    f(*reinterpret_cast<const std::int64_t*>(operand.data + offset));
+// The i-th integer of batch entry b.
+std::int64_t integer_at(const Operand& operand, const Shapes& shapes, std::ptrdiff_t b,
+                        std::ptrdiff_t i = 0) {
+  std::ptrdiff_t offset = i * operand.stride[0];
+  for (int dim = shapes.batch_rank - 1; dim >= 0; --dim) {
+    offset += b % shapes.batch_shape[dim] * operand.batch_stride[dim];
+    b /= shapes.batch_shape[dim];
   }
+  return *reinterpret_cast<const std::int64_t*>(operand.data + offset);
 }
 
 Operand place_integers(const char* name, const View& view, const Shapes& shapes, int tail,
                        std::ptrdiff_t length) {
-  check_array(name, view, true);
+  check_array(name, view);
+  if (view.dtype != DType::kInt64) fail_type(name, view, "int64");
   // A batch of one may be given where the call has no batch dimension.
   View trimmed = view;
   while (trimmed.rank > shapes.batch_rank + tail && trimmed.shape[0] == 1) {
@@ -128,16 +105,15 @@ Operand place_integers(const char* name, const View& view, const Shapes& shapes,
 
 Operand place_scores(const char* name, const View& view, const Shapes& shapes, bool is_mask) {
   check_array(name, view);
-  if (is_mask != (view.dtype == DType::kBool)) {
-    fail(std::string(name) + (is_mask ? " must be bool" : " must be float32 or float64"));
-  }
+  if (is_mask && view.dtype != DType::kBool) fail_type(name, view, "bool");
+  if (!is_mask && !is_float(view.dtype)) fail_type(name, view, "a float type");
   const std::ptrdiff_t tail[3] = {shapes.query_heads, shapes.query_length, shapes.key_length};
   return broadcast(name, view, shapes, 3, tail, true);
 }
 
 Operand place_per_head(const char* name, const View& view, const Shapes& shapes, DType dtype) {
   check_array(name, view);
-  if (view.dtype != dtype) fail(std::string(name) + " must have the element type of query");
+  if (view.dtype != dtype) fail_type(name, view, type_name(dtype));
   if (view.rank < 1) fail(std::string(name) + " has shape (); it must have a number per head");
   return broadcast(name, view, shapes, 1, &shapes.query_heads, false);
 }
@@ -163,12 +139,15 @@ void resolve_options(Call& call, const Options& options) {
   }
   if (options.key_lengths) {
     call.key_lengths = place_integers("key_lengths", *options.key_lengths, shapes, 0, 0);
-    for_each_value(call.key_lengths, shapes, [&](std::int64_t length) {
-      if (length < 0 || length > shapes.key_length) {
+    for (std::ptrdiff_t b = 0; b < shapes.batch; ++b) {
+      const std::int64_t length = integer_at(call.key_lengths, shapes, b);
+      const std::ptrdiff_t keys =
+          call.key_offsets ? call.key_offsets[b + 1] - call.key_offsets[b] : shapes.key_length;
+      if (length < 0 || length > keys) {
         fail("key_lengths contains " + std::to_string(length) + "; each must be in [0, " +
-             std::to_string(shapes.key_length) + "], the number of keys");
+             std::to_string(keys) + "], the number of keys");
       }
-    });
+    }
   }
   if (options.query_segments.has_value() != options.key_segments.has_value()) {
     fail(std::string(options.query_segments ? "key_segments" : "query_segments") +
@@ -208,94 +187,116 @@ void resolve_options(Call& call, const Options& options) {
   }
 }
 
-void check_floats(const char* name, const View& view, const View& query) {
-  check_array(name, view);
-  if (view.dtype != query.dtype || view.dtype == DType::kBool) {
-    fail(std::string(name) + " must be float32 or float64, and the same as query");
+void check_tokens(const char* name, const View& view, DType query, const std::optional<View>& scale,
+                  const char* scale_name) {
+  const bool quantised = view.dtype == DType::kInt8;
+  if (quantised && query == DType::kFloat64) fail_type(name, view, "float64, like query");
+  quantised ? check_array(name, view) : check_floats(name, view, query);
+  if (quantised != scale.has_value()) {
+    fail(quantised ? std::string(scale_name) + " is missing; " + name + " is int8"
+                   : std::string(scale_name) + " is given, but " + name + " is not int8 but " +
+                         type_name(view.dtype));
   }
+}
+
+Operand place_scale(const char* name, const View& view, const Shapes& shapes, const View& tokens,
+                    const Options& options) {
+  check_array(name, view);
+  if (view.dtype != DType::kFloat32) fail_type(name, view, "float32");
+  const std::ptrdiff_t tail[2] = {shapes.kv_heads, shapes.key_length};
+  return broadcast(name, plain_scales(name, view, tokens, shapes, options), shapes, 2, tail, true);
+}
+
+// Every page that holds a token in use must be there.
+void check_pages(const Call& call, std::ptrdiff_t num_pages) {
+  const Shapes& shapes = call.shapes;
+  for (std::ptrdiff_t b = 0; b < shapes.batch; ++b) {
+    const std::ptrdiff_t length = integer_at(call.key_lengths, shapes, b);
+    for (std::ptrdiff_t i = 0; i * call.pages.size < length; ++i) {
+      const std::int64_t page = integer_at(call.pages.table, shapes, b, i);
+      if (page < 0 || page >= num_pages) {
+        fail("block_table contains " + std::to_string(page) +
+             " for tokens in use; pages are in [0, " + std::to_string(num_pages) + ")");
+      }
+    }
+  }
+}
+
+void resolve_tokens(Call& call, const Inputs& inputs, const View& key, const View* value,
+                    const Options& options) {
+  const DType query = inputs.query.dtype;
+  check_tokens("key", key, query, options.key_scale, "key_scale");
+  call.key = place("key", inputs.key, call.shapes);
+  if (options.key_scale) {
+    call.key_scale = place_scale("key_scale", *options.key_scale, call.shapes, key, options);
+  }
+  if (value) {
+    check_tokens("value", *value, query, options.value_scale, "value_scale");
+    if (value->dtype != key.dtype) {
+      fail_type("value", *value, std::string("that of key, ") + type_name(key.dtype));
+    }
+    call.value = place("value", inputs.value, call.shapes);
+    if (options.value_scale) {
+      call.value_scale =
+          place_scale("value_scale", *options.value_scale, call.shapes, *value, options);
+    }
+  } else if (options.value_scale) {
+    fail("value_scale is given, but there is no value");
+  }
+}
+
+// After key_lengths, which say what is looked up.
+void resolve_pages(Call& call, const View& key, const View* value, const Options& options) {
+  const View& table = *options.block_table;
+  const std::ptrdiff_t pages = size(table, 1);
+  call.pages.table = place_integers("block_table", table, call.shapes, 1, pages);
+  call.pages.size = key.shape[2];
+  const auto strides = [](const View* rows, const std::optional<View>& scales) {
+    return PageStrides{rows ? rows->stride[0] : 0, scales ? scales->stride[0] : 0};
+  };
+  call.pages.key = strides(&key, options.key_scale);
+  call.pages.value = strides(value, options.value_scale);
+  std::ptrdiff_t num_pages = key.shape[0];
+  if (value) num_pages = std::min(num_pages, value->shape[0]);
+  for (const auto* scale : {&options.key_scale, &options.value_scale}) {
+    if (*scale) num_pages = std::min(num_pages, (*scale)->shape[0]);
+  }
+  check_pages(call, num_pages);
 }
 
 }  // namespace
 
-Shapes infer_shapes(const View& query, const View& key, const View* value) {
-  struct Named {
-    const char* name;
-    const View* view;
-  };
-  const Named inputs[] = {{"query", &query}, {"key", &key}, {"value", value ? value : &key}};
-  Shapes shapes;
-  for (const auto& [name, view] : inputs) {
-    if (view->rank < 2 || view->rank > kMaxRank) {
-      fail(std::string(name) + " has " + std::to_string(view->rank) + " dimensions, shape " +
-           text(*view) + "; it must have 2 (length, head_dim) to " + std::to_string(kMaxRank) +
-           ": (..., heads, length, head_dim)");
-    }
-    shapes.rank = std::max(shapes.rank, view->rank);
-  }
-  shapes.query_heads = size(query, 3);
-  shapes.kv_heads = size(key, 3);
-  shapes.query_length = size(query, 2);
-  shapes.key_length = size(key, 2);
-  shapes.head_dim = size(query, 1);
-  shapes.value_dim = value ? size(*value, 1) : 0;
-  if (size(key, 1) != shapes.head_dim) {
-    fail("key has shape " + text(key) + " and query " + text(query) +
-         "; their last dimensions, head_dim, must be equal");
-  }
-  if (value && (size(*value, 2) != shapes.key_length || size(*value, 3) != shapes.kv_heads)) {
-    fail("value has shape " + text(*value) + " and key " + text(key) +
-         "; their heads and lengths must be equal");
-  }
-  if (shapes.kv_heads == 0 ? shapes.query_heads != 0 : shapes.query_heads % shapes.kv_heads != 0) {
-    fail("query has " + std::to_string(shapes.query_heads) + " heads, shape " + text(query) +
-         ", and key " + std::to_string(shapes.kv_heads) + ", shape " + text(key) +
-         "; the heads of query must be a multiple of those of key");
-  }
-  shapes.group = shapes.kv_heads == 0 ? 1 : shapes.query_heads / shapes.kv_heads;
-  shapes.batch_rank = std::max(shapes.rank - 3, 0);
-  for (int i = 0; i < shapes.batch_rank; ++i) {
-    const int from_end = shapes.batch_rank - i + 3;
-    std::ptrdiff_t& dim = shapes.batch_shape[i];
-    dim = 1;
-    for (const auto& [name, view] : inputs) {
-      const std::ptrdiff_t got = size(*view, from_end);
-      if (got == dim || got == 1) continue;
-      if (dim != 1) {
-        fail(std::string(name) + " has shape " + text(*view) +
-             ", whose leading dimensions do not broadcast with those of query, shape " +
-             text(query) + ", and key, shape " + text(key));
-      }
-      dim = got;
-    }
-    shapes.batch *= dim;
-  }
-  return shapes;
-}
-
 Call resolve(const View& query, const View& key, const View* value, const View* output,
              const View* lse, const Options& options) {
   Call call;
-  call.shapes = infer_shapes(query, key, value);
-  call.dtype = query.dtype;
-  check_floats("query", query, query);
-  check_floats("key", key, query);
-  call.query = place("query", query, call.shapes);
-  call.key = place("key", key, call.shapes);
-  if (value) {
-    check_floats("value", *value, query);
-    call.value = place("value", *value, call.shapes);
+  const Inputs inputs(query, key, value, options);
+  call.shapes = infer_shapes(inputs);
+  call.dtype = compute_dtype(query.dtype);
+  check_floats("query", query, query.dtype);
+  call.query = place("query", inputs.query, call.shapes);
+  resolve_tokens(call, inputs, key, value, options);
+  if (options.cu_seqlens_q) {
+    call.query_offsets = offsets_of(*options.cu_seqlens_q);
+    call.key_offsets = offsets_of(*options.cu_seqlens_k);
   }
   resolve_options(call, options);
+  if (options.block_table) resolve_pages(call, key, value, options);
   const Shapes& s = call.shapes;
   const std::ptrdiff_t columns = value ? s.value_dim : s.key_length;
   const std::ptrdiff_t tail[3] = {s.query_heads, s.query_length, columns};
+  const auto result = [&](const char* name, const View& view, int rank) {
+    return options.cu_seqlens_q ? plain_result(name, view, s, query.shape[0], rank - 1) : view;
+  };
   if (output) {
-    check_floats("out", *output, query);
-    call.output = place_result("out", *output, s, 3, tail, s.rank);
+    check_floats("out", *output, query.dtype);
+    check_distinct("out", *output);
+    call.output = place_result("out", result("out", *output, s.rank), s, 3, tail, s.rank);
   }
   if (lse) {
-    check_floats("lse", *lse, query);
-    call.lse = place_result("lse", *lse, s, 2, tail, s.rank - 1);
+    check_array("lse", *lse);
+    check_distinct("lse", *lse);
+    if (lse->dtype != call.dtype) fail_type("lse", *lse, type_name(call.dtype));
+    call.lse = place_result("lse", result("lse", *lse, s.rank - 1), s, 2, tail, s.rank - 1);
   }
   return call;
 }

@@ -8,11 +8,8 @@ namespace {
 
 ScoreArray score_array(const HeadIndex& index, const Operand& operand) {
   if (!operand) return {};
-  const ScoreType type = operand.dtype == DType::kBool      ? ScoreType::kBool
-                         : operand.dtype == DType::kFloat32 ? ScoreType::kFloat32
-                                                            : ScoreType::kFloat64;
-  return {type, reinterpret_cast<unsigned char*>(index.query_head(operand)), operand.stride[0],
-          operand.stride[1], operand.stride[2]};
+  return {element_type(operand.dtype), reinterpret_cast<unsigned char*>(index.query_head(operand)),
+          operand.stride[0], operand.stride[1], operand.stride[2]};
 }
 
 Segments segments(const HeadIndex& index, const Operand& operand) {
@@ -25,13 +22,48 @@ std::int64_t integer(const HeadIndex& index, const Operand& operand, std::int64_
   return operand ? *reinterpret_cast<const std::int64_t*>(index.batch(operand)) : otherwise;
 }
 
+// Keys or values, and where they lie in pages.
+Tokens tokens(const HeadIndex& index, const Operand& operand, const Operand& scale,
+              const Pages& pages, const PageStrides& page_strides) {
+  const std::ptrdiff_t element = element_size(operand.dtype);
+  constexpr auto kFloat = static_cast<std::ptrdiff_t>(sizeof(float));
+  Tokens tokens;
+  tokens.data = index.keys(operand);
+  tokens.row_stride = operand.stride[1] / element;
+  tokens.dim_stride = operand.stride[2] / element;
+  tokens.type = element_type(operand.dtype);
+  if (pages.table) {
+    tokens.pages = reinterpret_cast<const std::int64_t*>(index.batch(pages.table));
+    tokens.pages_stride = pages.table.stride[0] / static_cast<std::ptrdiff_t>(sizeof(std::int64_t));
+    tokens.page_size = pages.size;
+    tokens.page_stride = page_strides.rows / element;
+  }
+  if (scale) {
+    tokens.scales = reinterpret_cast<const float*>(index.keys(scale));
+    tokens.scale_stride = scale.stride[1] / kFloat;
+    tokens.scale_page_stride = page_strides.scales / kFloat;
+  }
+  return tokens;
+}
+
 }  // namespace
 
-HeadIndex::HeadIndex(const Shapes& shapes, std::ptrdiff_t head)
-    : rank_(shapes.batch_rank),
-      kv_head_(head % shapes.kv_heads),
-      query_head_(kv_head_ * shapes.group) {
+HeadIndex::HeadIndex(const Call& call, std::ptrdiff_t head)
+    : rank_(call.shapes.batch_rank),
+      kv_head_(head % call.shapes.kv_heads),
+      query_head_(kv_head_ * call.shapes.group),
+      num_queries_(call.shapes.query_length),
+      num_keys_(call.shapes.key_length) {
+  const Shapes& shapes = call.shapes;
   std::ptrdiff_t rest = head / shapes.kv_heads;
+  if (call.query_offsets) {
+    first_query_ = call.query_offsets[rest];
+    num_queries_ = call.query_offsets[rest + 1] - first_query_;
+  }
+  if (call.key_offsets) {
+    first_key_ = call.key_offsets[rest];
+    num_keys_ = call.key_offsets[rest + 1] - first_key_;
+  }
   for (int i = rank_ - 1; i >= 0; --i) {
     batch_[i] = rest % shapes.batch_shape[i];
     rest /= shapes.batch_shape[i];
@@ -44,10 +76,30 @@ char* HeadIndex::batch(const Operand& operand) const {
   return p;
 }
 
-Matrix matrix(char* data, const Operand& operand, DType dtype) {
-  const std::ptrdiff_t element = element_size(dtype);
-  return {data, operand.stride[0] / element, operand.stride[1] / element,
-          operand.stride[2] / element};
+Matrix matrix(const HeadIndex& index, const Operand& operand) {
+  const std::ptrdiff_t element = element_size(operand.dtype);
+  return {index.queries(operand), operand.stride[0] / element, operand.stride[1] / element,
+          operand.stride[2] / element, element_type(operand.dtype)};
+}
+
+ElementType element_type(DType dtype) {
+  switch (dtype) {
+    case DType::kBool:
+      return ElementType::kBool;
+    case DType::kInt8:
+      return ElementType::kInt8;
+    case DType::kFloat16:
+      return ElementType::kFloat16;
+    case DType::kBFloat16:
+      return ElementType::kBFloat16;
+    case DType::kFloat32:
+      return ElementType::kFloat32;
+    case DType::kFloat64:
+      return ElementType::kFloat64;
+    case DType::kInt64:
+      break;
+  }
+  return ElementType::kNone;
 }
 
 Work make_work(const Call& call, const HeadIndex& index, const Item& item) {
@@ -57,13 +109,15 @@ Work make_work(const Call& call, const HeadIndex& index, const Item& item) {
   work.value_dim = call.shapes.value_dim;
   work.group = call.shapes.group;
   work.first_row = item.first_row;
-  work.num_rows = item.num_rows;
-  work.query = matrix(index.query_head(call.query), call.query, call.dtype);
-  work.key = matrix(index.kv_head(call.key), call.key, call.dtype);
-  if (call.value) work.value = matrix(index.kv_head(call.value), call.value, call.dtype);
-  work.key_length = integer(index, call.key_lengths, call.shapes.key_length);
+  work.num_rows = std::min(item.num_rows, call.shapes.group * index.num_queries() - item.first_row);
+  work.query = matrix(index, call.query);
+  work.key = tokens(index, call.key, call.key_scale, call.pages, call.pages.key);
+  if (call.value) {
+    work.value = tokens(index, call.value, call.value_scale, call.pages, call.pages.value);
+  }
+  work.key_length = integer(index, call.key_lengths, index.num_keys());
   const std::int64_t offset =
-      integer(index, call.query_offset, work.key_length - call.shapes.query_length);
+      integer(index, call.query_offset, work.key_length - index.num_queries());
   work.query_offset = std::clamp<std::int64_t>(offset, -kUnbounded, kUnbounded);
   work.left = call.left;
   work.right = call.right;

@@ -5,6 +5,7 @@ from cpuattn._attention import attention, attention_weights, explain
 from cpuattn._config import get_num_threads, isas, set_num_threads, show_config
 from cpuattn._merge import merge_attention
 from cpuattn._rotary import rotary_embedding
+from cpuattn._varlen import attention_varlen
 from cpuattn.cache import KVCache
 from cpuattn.layers import MultiHeadAttention
 
@@ -14,6 +15,7 @@ __all__ = [
     "KVCache",
     "MultiHeadAttention",
     "attention",
+    "attention_varlen",
     "attention_weights",
     "explain",
     "get_num_threads",

@@ -49,7 +49,7 @@ def as_integers(obj: object, name: str) -> NDArray[np.int64]:
 
 def _as_floats(obj: object, name: str, dtype: type[np.floating[Any]]) -> NDArray[Any]:
     array = np.asarray(obj)
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         msg = f"{name} has dtype {array.dtype}; it must be real numbers"
         raise TypeError(msg)
     return _aligned(array, dtype)

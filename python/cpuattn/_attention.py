@@ -31,6 +31,9 @@ def attention(
     sinks: "ArrayLike | None" = ...,
     softcap: SupportsFloat | None = ...,
     scale: SupportsFloat | None = ...,
+    key_scale: "ArrayLike | None" = ...,
+    value_scale: "ArrayLike | None" = ...,
+    block_table: "ArrayLike | None" = ...,
     return_lse: Literal[False] = ...,
     out: "NDArray[Any] | None" = ...,
     num_threads: int | None = ...,
@@ -53,6 +56,9 @@ def attention(
     sinks: "ArrayLike | None" = ...,
     softcap: SupportsFloat | None = ...,
     scale: SupportsFloat | None = ...,
+    key_scale: "ArrayLike | None" = ...,
+    value_scale: "ArrayLike | None" = ...,
+    block_table: "ArrayLike | None" = ...,
     return_lse: Literal[True],
     out: "NDArray[Any] | None" = ...,
     num_threads: int | None = ...,
@@ -75,6 +81,9 @@ def attention(
     sinks: "ArrayLike | None" = ...,
     softcap: SupportsFloat | None = ...,
     scale: SupportsFloat | None = ...,
+    key_scale: "ArrayLike | None" = ...,
+    value_scale: "ArrayLike | None" = ...,
+    block_table: "ArrayLike | None" = ...,
     return_lse: bool,
     out: "NDArray[Any] | None" = ...,
     num_threads: int | None = ...,
@@ -96,6 +105,9 @@ def attention(
     sinks: "ArrayLike | None" = None,
     softcap: SupportsFloat | None = None,
     scale: SupportsFloat | None = None,
+    key_scale: "ArrayLike | None" = None,
+    value_scale: "ArrayLike | None" = None,
+    block_table: "ArrayLike | None" = None,
     return_lse: bool = False,
     out: "NDArray[Any] | None" = None,
     num_threads: int | None = None,
@@ -113,16 +125,16 @@ def attention(
     Parameters
     ----------
     query : array, shape (..., Hq, Lq, D)
-        float32 or float64, of any strides. (Lq, D) and (Hq, Lq, D) are accepted too, and leading
-        dimensions broadcast between query, key and value without a copy. Anything with
-        ``__array__`` or ``__dlpack__`` in CPU memory is an array.
+        float32, float16, ml_dtypes.bfloat16 or float64, of any strides. (Lq, D) and (Hq, Lq, D)
+        are accepted too, and leading dimensions broadcast between query, key and value without a
+        copy. Anything with ``__array__`` or ``__dlpack__`` in CPU memory is an array.
     key : array, shape (..., Hkv, Lk, D)
-        Of query's dtype.
+        float64 if query is; else float32, float16, bfloat16 or int8, whatever query is.
     value : array, shape (..., Hkv, Lk, Dv)
-        Of query's dtype.
+        Of key's dtype.
     mask : array of bool, broadcastable to (..., Hq, Lq, Lk), optional
         True where a query may attend to a key. Read as it lies, never expanded.
-    bias : array of float32 or float64, broadcastable to (..., Hq, Lq, Lk), optional
+    bias : array of any of these float dtypes, broadcastable to (..., Hq, Lq, Lk), optional
         Added to the scaled (and soft-capped) scores. -inf masks.
     causal : bool, default False
         Query i sees key j only if ``j <= i + query_offset``.
@@ -147,26 +159,37 @@ def attention(
         arXiv:2408.00118).
     scale : float, optional
         Default ``1 / sqrt(D)``.
+    key_scale, value_scale : arrays of float32, broadcastable to (..., Hkv, Lk), optional
+        For a key and value of int8, and only for them: a number is its integer times the scale
+        of its token. They are converted as they are read, never as a whole (see
+        `quantize_int8`).
+    block_table : integers, shape (..., P), optional
+        For a paged cache: key and value are then (num_pages, Hkv, page_size, D or Dv), scales
+        (num_pages, Hkv, page_size), and token t of a batch entry lies in row ``t % page_size`` of
+        page ``block_table[..., t // page_size]``. Lk is P * page_size. Needs `key_lengths`; pages
+        behind them are not looked up, whatever their number (Kwon et al., arXiv:2309.06180).
     return_lse : bool, default False
         Also return the log-sum-exp of each row.
     out : array, optional
-        Written in place and returned; may be strided, must not overlap an input.
+        Written in place and returned; may be strided, must not overlap an input. float64 if
+        query is, else float32, float16 or bfloat16.
     num_threads : int, optional
         For this call only. Results do not depend on it.
 
     Returns
     -------
     out : array, shape (..., Hq, Lq, Dv)
-        Of query's dtype; its number of dimensions is the largest of query, key and value.
-        A row that sees no key is 0.
+        Of query's dtype or that of `out`, rounded once from float32 (float64 for float64), in
+        which everything is computed; its number of dimensions is the largest of query, key and
+        value. A row that sees no key is 0.
     lse : array, shape (..., Hq, Lq)
-        Only with `return_lse`: natural logarithm of the sum of exp(score), of query's dtype;
-        -inf on a row that sees no key (its sink, if there is one).
+        Only with `return_lse`: natural logarithm of the sum of exp(score), float32 (float64 for
+        float64); -inf on a row that sees no key (its sink, if there is one).
 
     Raises
     ------
     TypeError
-        An argument is of the wrong type or dtype. float16 and bfloat16 are not supported yet.
+        An argument is of the wrong type or dtype.
     ValueError
         Shapes do not fit together, or a value is out of its range. The message names the
         argument, what it got and what is allowed.
@@ -205,8 +228,13 @@ def attention(
         softcap,
         scale,
         num_threads,
+        key_scale,
+        value_scale,
+        block_table,
         return_lse,
         out,
+        None,
+        None,
     )
     return result
 
@@ -228,6 +256,7 @@ def attention_weights(
     sinks: "ArrayLike | None" = None,
     softcap: SupportsFloat | None = None,
     scale: SupportsFloat | None = None,
+    key_scale: "ArrayLike | None" = None,
     num_threads: int | None = None,
 ) -> "NDArray[Any]":
     """Return the matrix of attention weights, or of scores, that `attention` never builds.
@@ -243,7 +272,7 @@ def attention_weights(
         (-inf where masked); or the softmax of that.
     mask, bias, causal, window, query_offset, key_lengths, query_segments, key_segments : optional
         As in `attention`.
-    alibi_slopes, sinks, softcap, scale, num_threads : optional
+    alibi_slopes, sinks, softcap, scale, key_scale, num_threads : optional
         As in `attention`. With sinks a row of weights sums to less than 1.
 
     Returns
@@ -280,6 +309,9 @@ def attention_weights(
         softcap,
         scale,
         num_threads,
+        key_scale,
+        None,
+        None,
     )
 
 
@@ -300,6 +332,9 @@ def explain(
     sinks: "ArrayLike | None" = None,
     softcap: SupportsFloat | None = None,
     scale: SupportsFloat | None = None,
+    key_scale: "ArrayLike | None" = None,
+    value_scale: "ArrayLike | None" = None,
+    block_table: "ArrayLike | None" = None,
     return_lse: bool = False,  # noqa: ARG001 (the same arguments as attention)
     out: "NDArray[Any] | None" = None,  # noqa: ARG001
     num_threads: int | None = None,
@@ -312,7 +347,9 @@ def explain(
         As in `attention`.
     mask, bias, causal, window, query_offset, key_lengths, query_segments, key_segments : optional
         As in `attention`.
-    alibi_slopes, sinks, softcap, scale, return_lse, out, num_threads : optional
+    alibi_slopes, sinks, softcap, scale, key_scale, value_scale, block_table : optional
+        As in `attention`.
+    return_lse, out, num_threads : optional
         As in `attention`. return_lse and out change nothing.
 
     Returns
@@ -354,4 +391,7 @@ def explain(
         softcap,
         scale,
         num_threads,
+        key_scale,
+        value_scale,
+        block_table,
     )

@@ -1,6 +1,7 @@
 // Every operation of an ISA's vectors against the plain C++ of the same operation, lane by lane,
 // on numbers that include zeros, NaN, infinities and neighbours of every edge.
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -173,7 +174,64 @@ struct VecTest {
     V::prefetch(nullptr);
   }
 
+  // Every 16-bit number, and every byte, read by vectors against one at a time.
+  template <class S, class Bits>
+  void read_all() const {
+    for (int first = 0; first < 1 << 8 * sizeof(Bits); first += kLanes) {
+      S elements[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const auto bits = static_cast<Bits>(first + i);
+        std::memcpy(&elements[i], &bits, sizeof(bits));
+      }
+      T lane[kLanes];
+      V::store(lane, V::load(elements));
+      for (int i = 0; i < kLanes; ++i) {
+        test::check(same(lane[i], widened(elements[i])), type + "load of narrower numbers");
+      }
+    }
+  }
+  static T widened(std::int8_t x) { return x; }
+  template <class S>
+  static T widened(S x) {
+    return cpuattn::to_float(x);
+  }
+
+  // All exponents and signs, with fractions around every tie, inf and NaN.
+  template <class S>
+  void write_all() const {
+    for (unsigned exponent = 0; exponent < 512; ++exponent) {
+      for (unsigned fraction = 0; fraction < 1 << 23; fraction += 0xff1) {
+        T lane[kLanes];
+        S elements[kLanes], expected;
+        for (int i = 0; i < kLanes; ++i) {
+          const unsigned tie = fraction >> 12 << 12;  // a half of the last digit, or whole digits
+          const unsigned near[] = {fraction, tie, tie + 1, tie - 1};
+          lane[i] = cpuattn::float_of(exponent << 23 | (near[i % 4] & 0x7fffff));
+        }
+        V::store(elements, V::load(lane));
+        for (int i = 0; i < kLanes; ++i) {
+          cpuattn::convert(lane[i], &expected);
+          const bool equal = elements[i].bits == expected.bits;
+          const bool both_nan = std::isnan(cpuattn::to_float(elements[i])) &&
+                                std::isnan(cpuattn::to_float(expected)) && std::isnan(lane[i]);
+          test::check(equal || both_nan, type + "store of narrower numbers");
+        }
+      }
+    }
+  }
+
+  void narrow() const {
+    if constexpr (sizeof(T) == 4) {
+      read_all<cpuattn::Float16, std::uint16_t>();
+      read_all<cpuattn::BFloat16, std::uint16_t>();
+      read_all<std::int8_t, std::uint8_t>();
+      write_all<cpuattn::Float16>();
+      write_all<cpuattn::BFloat16>();
+    }
+  }
+
   void all() const {
+    narrow();
     arithmetic();
     comparisons();
     rounding();

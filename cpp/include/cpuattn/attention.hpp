@@ -15,7 +15,28 @@
 
 namespace cpuattn {
 
-enum class DType : unsigned char { kBool, kInt64, kFloat32, kFloat64 };
+enum class DType : unsigned char { kBool, kInt8, kInt64, kFloat16, kBFloat16, kFloat32, kFloat64 };
+
+constexpr std::ptrdiff_t element_size(DType dtype) {
+  switch (dtype) {
+    case DType::kBool:
+    case DType::kInt8:
+      return 1;
+    case DType::kFloat16:
+    case DType::kBFloat16:
+      return 2;
+    case DType::kFloat32:
+      return 4;
+    default:
+      return 8;
+  }
+}
+
+// What a call computes and accumulates in, and the type of its lse: float32 but for queries of
+// float64.
+constexpr DType compute_dtype(DType query) {
+  return query == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+}
 
 constexpr int kMaxRank = 16;
 
@@ -40,11 +61,26 @@ struct Options {
   std::optional<View> key_lengths;           // int64 [...]: only keys [0, n) take part
   std::optional<View> query_segments;        // int64 [..., Lq] and
   std::optional<View> key_segments;          // int64 [..., Lk]: attend only within equal ids
-  std::optional<View> alibi_slopes;  // [Hq] or [..., Hq], query's dtype: adds -slope * |distance|
-  std::optional<View> sinks;         // [Hq], query's dtype: one more logit in the denominator
+  std::optional<View> alibi_slopes;  // [Hq] or [..., Hq], compute_dtype: adds -slope * |distance|
+  std::optional<View> sinks;         // [Hq], compute_dtype: one more logit in the denominator
   std::optional<double> softcap;     // s -> softcap * tanh(s / softcap)
   std::optional<double> scale;       // default 1 / sqrt(D)
   int num_threads = 0;               // of this call; 0: get_num_threads()
+
+  // Keys and values of int8: a number is its integer times the scale of its token. float32
+  // [..., Hkv, Lk]; with pages [num_pages, Hkv, page_size].
+  std::optional<View> key_scale, value_scale;
+
+  // Paged caches: key and value are [num_pages, Hkv, page_size, D or Dv], and token t of a batch
+  // entry lies in row t % page_size of page block_table[..., t / page_size]. int64 [..., P]; Lk is
+  // P * page_size, and only pages that key_lengths leaves in are looked up.
+  std::optional<View> block_table;
+
+  // Packed sequences: query and output are [total, Hq, ...], key and value [total, Hkv, ...], and
+  // sequence b has the rows [cu_seqlens[b], cu_seqlens[b + 1]). int64 [B + 1], given together.
+  // Other options have the shapes of a batch of B padded to the longest sequences; lse is [total,
+  // Hq].
+  std::optional<View> cu_seqlens_q, cu_seqlens_k;
 
   // Asked about every 50 ms on the calling thread; true ends the call with Interrupted.
   bool (*should_stop)(void*) = nullptr;
@@ -63,7 +99,7 @@ struct Shapes {
   std::ptrdiff_t batch_shape[kMaxRank] = {};  // broadcast leading dimensions
   std::ptrdiff_t batch = 1;                   // their product
   std::ptrdiff_t query_heads = 1, kv_heads = 1, group = 1;
-  std::ptrdiff_t query_length = 0, key_length = 0;
+  std::ptrdiff_t query_length = 0, key_length = 0;  // of packed sequences: the longest
   std::ptrdiff_t head_dim = 0, value_dim = 0;
 };
 
@@ -87,14 +123,17 @@ struct Explanation {
 // done; std::bad_alloc; and Interrupted. They may be called from many threads at once.
 
 // `value` may be null for attention_weights.
-Shapes infer_shapes(const View& query, const View& key, const View* value);
+Shapes infer_shapes(const View& query, const View& key, const View* value, const Options& options);
 
-// output: [..., Hq, Lq, Dv] of query's dtype and of Shapes::rank dimensions, any strides, not
-// overlapping an input. lse: [..., Hq, Lq] or null; natural logarithm, -inf on an empty row.
+// query: float64, or float32, float16 or bfloat16. key and value, both of one type: float64 if
+// query is, else any other float type or int8.
+// output: [..., Hq, Lq, Dv] of Shapes::rank dimensions, any strides, not overlapping an input;
+// float64 if query is, else any other float type.
+// lse: [..., Hq, Lq] of compute_dtype, or null; natural logarithm, -inf on an empty row.
 void attention(const View& query, const View& key, const View& value, const View& output,
                const View* lse, const Options& options);
 
-// output: [..., Hq, Lq, Lk]
+// output: [..., Hq, Lq, Lk]. Takes neither pages nor packed sequences.
 void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,
                        const Options& options);
 

@@ -7,9 +7,10 @@
 #include <cstddef>
 
 #include "../kernel.hpp"
+#include "elements.hpp"
 #include "rows.hpp"
-#include "scratch.hpp"
 #include "tile.hpp"
+#include "tokens.hpp"
 
 namespace cpuattn {
 namespace {
@@ -27,32 +28,11 @@ T query_factor(const Work& work) {
   return static_cast<T>(work.softcap != 0 ? work.scale / work.softcap : work.scale);
 }
 
-// `count` elements of a row, the other lanes 0.
-template <class V>
-[[gnu::always_inline]] inline typename V::Vec load_row(const typename V::Element* row,
-                                                       std::ptrdiff_t stride,
-                                                       std::ptrdiff_t count) {
-  if (stride == 1) return count == V::kLanes ? V::load(row) : V::load_partial(row, count);
-  typename V::Element gathered[V::kLanes] = {};
-  for (int i = 0; i < count; ++i) gathered[i] = row[i * stride];
-  return V::load(gathered);
-}
-
-template <class V>
-[[gnu::always_inline]] inline void store_row(typename V::Element* row, std::ptrdiff_t stride,
-                                             typename V::Vec values, std::ptrdiff_t count) {
-  if (stride == 1) {
-    return count == V::kLanes ? V::store(row, values) : V::store_partial(row, values, count);
-  }
-  typename V::Element lane[V::kLanes];
-  V::store(lane, values);
-  for (int i = 0; i < count; ++i) row[i * stride] = lane[i];
-}
-
 // queries[d][row] = factor * query[row][d], row after row, as they lie in memory.
 template <class V, int kVecs>
 void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
                   typename V::Element factor, typename V::Element* queries) {
+  using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
   const std::ptrdiff_t stride = work.query.dim_stride;
   const auto scale = V::set1(factor);
@@ -61,13 +41,15 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
     const int next = n + V::kLanes < kRows ? n + V::kLanes : n;
     for (std::ptrdiff_t d = 0; d < work.head_dim; d += V::kLanes) {
 #pragma GCC unroll 16
-      for (int r = 0; r < V::kLanes; ++r) V::prefetch(rows.query[next + r] + d * stride);
+      for (int r = 0; r < V::kLanes; ++r) {
+        V::prefetch(rows.query[next + r] + d * std::ptrdiff_t(sizeof(T)) * stride);
+      }
       const std::ptrdiff_t rest = work.head_dim - d;
       const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
       typename V::Vec square[V::kLanes];
 #pragma GCC unroll 16
       for (int r = 0; r < V::kLanes; ++r) {
-        square[r] = load_row<V>(rows.query[n + r] + d * stride, stride, count);
+        square[r] = load_row<V>(rows.query[n + r], work.query.type, stride, d, count);
       }
       V::transpose(square);
 #pragma GCC unroll 16
@@ -82,27 +64,27 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
 // of which the work item's row `first_row` is the first.
 template <class V>
 class RowStore {
-  using T = typename V::Element;
-
  public:
-  RowStore(const Work& work, int first_row) : dim_stride_(work.output.dim_stride) {
+  RowStore(const Work& work, int first_row)
+      : type_(work.output.type), dim_stride_(work.output.dim_stride) {
     const std::ptrdiff_t rest = work.num_rows - first_row;
     count_ = rest < V::kLanes ? static_cast<int>(rest) : V::kLanes;
-    for (int r = 0; r < count_; ++r) row_[r] = row_pointer<T>(work, work.output, first_row + r);
+    for (int r = 0; r < count_; ++r) row_[r] = row_pointer(work, work.output, first_row + r);
   }
   void operator()(typename V::Vec (&columns)[V::kLanes], std::ptrdiff_t dim,
                   std::ptrdiff_t count) const {
     V::transpose(columns);
 #pragma GCC unroll 16
     for (int r = 0; r < V::kLanes; ++r) {
-      if (r < count_) store_row<V>(row_[r] + dim * dim_stride_, dim_stride_, columns[r], count);
+      if (r < count_) store_row<V>(row_[r], type_, dim_stride_, dim, columns[r], count);
     }
   }
 
  private:
+  ElementType type_;
   std::ptrdiff_t dim_stride_;
   int count_;
-  T* row_[V::kLanes];
+  void* row_[V::kLanes];
 };
 
 // Products along head_dim are summed in slices of this length: shorter sums for the largest heads,
@@ -158,7 +140,7 @@ void score_block(const Work& work, std::ptrdiff_t begin, std::ptrdiff_t count,
   std::ptrdiff_t d = 0;
   do {  // once even if there are no dims: all scores are 0
     const std::ptrdiff_t dims = slice_dims(work.head_dim - d);
-    const auto keys = dense_rows(work.key, begin, begin + count, d, dims, copy);
+    const auto keys = dense_rows<V>(work.key, begin, begin + count, d, dims, copy);
     auto* const last_max = d + dims == work.head_dim ? max : nullptr;
     for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(0, count, [&](auto size, std::ptrdiff_t j) {
       constexpr int kKeys = decltype(size)::value;

@@ -22,6 +22,7 @@
 #include "merge.hpp"
 #include "rows.hpp"
 #include "scratch.hpp"
+#include "tokens.hpp"
 
 namespace cpuattn {
 namespace {
@@ -51,13 +52,14 @@ void load_decode_queries(const Work& work, const RowBlock<typename V::Element, k
                          typename V::Element* queries) {
   using T = typename V::Element;
   const std::ptrdiff_t padded = DecodeShape<V, kRows>::padded(work.head_dim);
-  const T factor = query_factor<T>(work);
+  const auto factor = V::set1(query_factor<T>(work));
   for (int r = 0; r < kRows; ++r) {
-    T* query = queries + r * padded;
-    for (std::ptrdiff_t d = 0; d < work.head_dim; ++d) {
-      query[d] = factor * rows.query[r][d * work.query.dim_stride];
+    for (std::ptrdiff_t d = 0; d < padded; d += V::kLanes) {
+      const std::ptrdiff_t rest = work.head_dim - d;
+      const auto query = load_row<V>(rows.query[r], work.query.type, work.query.dim_stride, d,
+                                     rest < V::kLanes ? rest : V::kLanes);
+      V::store(queries + r * padded + d, V::mul(query, factor));
     }
-    for (std::ptrdiff_t d = work.head_dim; d < padded; ++d) query[d] = 0;
   }
 }
 
@@ -70,9 +72,11 @@ void store_decode(const Work& work, const Partial& total, std::ptrdiff_t padded)
     static_cast<T*>(work.row_sum)[r] = row_sum;
     const T factor = work.normalise && row_sum != 0 ? T(1) / row_sum : T(1);
     const T* from = static_cast<const T*>(total.output) + r * padded;
-    T* to = row_pointer<T>(work, work.output, r);
-    for (std::ptrdiff_t d = 0; d < work.value_dim; ++d) {
-      to[d * work.output.dim_stride] = from[d] * factor;
+    void* to = row_pointer(work, work.output, r);
+    for (std::ptrdiff_t d = 0; d < work.value_dim; d += V::kLanes) {
+      const std::ptrdiff_t rest = work.value_dim - d;
+      store_row<V>(to, work.output.type, work.output.dim_stride, d,
+                   V::mul(V::load(from + d), V::set1(factor)), rest < V::kLanes ? rest : V::kLanes);
     }
   }
 }
@@ -102,12 +106,13 @@ void rescale_decode(const DecodeState<V, kRows>& state, std::ptrdiff_t padded,
 }
 
 // The sums over the keys [begin, end), as sum_keys of forward.hpp.
-template <class V, int kRows>
+template <class V, class S, int kRows>
 bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
                      std::ptrdiff_t begin, std::ptrdiff_t end,
                      const DecodeScratch<V, kRows>& scratch, DecodeState<V, kRows>& state,
                      typename V::Element* outputs) {
   using Shape = DecodeShape<V, kRows>;
+  PieceRows<S> found;
   state.clear();
   const std::ptrdiff_t size = kRows * Shape::padded(work.value_dim);
   for (std::ptrdiff_t i = 0; i < size; i += V::kLanes) V::store(outputs + i, V::zero());
@@ -120,19 +125,19 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
     const std::ptrdiff_t offset = span.begin - begin;
     auto* const scores = state.scores + offset * kRows;
     for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
-      const auto keys =
-          dense_rows(work.key, piece.begin, piece.end, 0, work.head_dim, scratch.copy);
-      score_decode_block<V, kRows>(keys, piece.size(), work.head_dim, scratch.queries,
-                                   scores + first * kRows);
+      find_rows(work.key, piece.begin, piece.end, end, work.head_dim, scratch.copy, found);
+      score_decode_block<V, S, kRows>(found, piece.size(), work.head_dim, scratch.queries,
+                                      scores + first * kRows);
     });
     const std::ptrdiff_t filled = finish_scores<V, kRows>(work, rows, span, offset, state.scores);
     update_decode_softmax(state, filled);
     rescale_decode(state, Shape::padded(work.value_dim), outputs);
-    const bool check = span.cover != Cover::kAll || work.bias.type != ScoreType::kNone;
+    const bool check = span.cover != Cover::kAll || work.bias.type != ElementType::kNone;
     for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
-      const auto values =
-          dense_rows(work.value, piece.begin, piece.end, 0, work.value_dim, scratch.copy);
-      const DecodeValues<V, kRows> block{work, rows, piece, values, scores + first * kRows, check};
+      find_rows(work.value, piece.begin, piece.end, end, work.value_dim, scratch.copy, found);
+      if (sizeof(S) == 1) scale_keys<kRows>(found, piece.size(), scores + first * kRows);
+      const DecodeValues<V, S, kRows> block{work, rows, piece, found, scores + first * kRows,
+                                            check};
       accumulate_decode(block, scratch.sums, outputs);
     });
   }
@@ -140,7 +145,7 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
   return true;
 }
 
-template <class V, int kRows>
+template <class V, class S, int kRows>
 void decode_rows(const Work& work, void* memory) {
   using T = typename V::Element;
   ScratchCutter cut(memory);
@@ -163,7 +168,7 @@ void decode_rows(const Work& work, void* memory) {
     const std::ptrdiff_t end = chunk_end < rows.hi_max ? chunk_end : rows.hi_max;
     if (end <= rows.lo_min) continue;
     T* outputs = any ? scratch.chunk_outputs : scratch.outputs;
-    if (!sum_decode_keys(work, rows, begin, end, scratch, state, outputs)) return;
+    if (!sum_decode_keys<V, S>(work, rows, begin, end, scratch, state, outputs)) return;
     if (any) {
       merge<V>(total, {outputs, state.max, state.sum}, kRows, padded);
     } else {
@@ -181,12 +186,19 @@ void decode_rows(const Work& work, void* memory) {
   store_decode<V, kRows>(work, total, padded);
 }
 
-template <class V, int kRows = 1>
-void decode(const Work& work, void* scratch) {
+template <class V, int kRows = 1, class S>
+void decode_tokens(const S* keys, const Work& work, void* scratch) {
   if constexpr (kRows < kDecodeRows) {
-    if (work.num_rows > kRows) return decode<V, kRows * 2>(work, scratch);
+    if (work.num_rows > kRows) return decode_tokens<V, kRows * 2>(keys, work, scratch);
   }
-  decode_rows<V, kRows>(work, scratch);
+  decode_rows<V, S, kRows>(work, scratch);
+}
+
+// Keys and values, which are of one type, are converted where they are read.
+template <class V>
+void decode(const Work& work, void* scratch) {
+  with_type<V>(work.key.type, work.key.data,
+               [&](const auto* keys) { decode_tokens<V>(keys, work, scratch); });
 }
 
 template <class V, int kRows = 1>

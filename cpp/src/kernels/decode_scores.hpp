@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "scratch.hpp"
+#include "tokens.hpp"
 
 namespace cpuattn {
 namespace {
@@ -17,12 +17,56 @@ constexpr int kDecodePiece = 64;
 // (B, L, H, D) cache, are asked for so many keys ahead (16, 32 and 64 were tried).
 constexpr int kPrefetchKeys = 16;
 
-template <class V>
-void prefetch_rows(const DenseRows<typename V::Element>& rows, std::ptrdiff_t begin,
-                   std::ptrdiff_t end, std::ptrdiff_t dims) {
-  constexpr std::ptrdiff_t kLine = 64 / sizeof(typename V::Element);
-  for (std::ptrdiff_t row = begin; row < end; ++row) {
-    for (std::ptrdiff_t d = 0; d < dims; d += kLine) V::prefetch(rows.data + row * rows.stride + d);
+// A piece of keys or values: where each row lies and, for int8, its scale. Elements of a row are
+// contiguous.
+template <class S>
+struct PieceRows {
+  const S* row[kDecodePiece + kPrefetchKeys + 16];  // those to be asked for, too
+  float scale[kDecodePiece];
+  std::ptrdiff_t known;  // rows, if they are scattered; else 0
+};
+
+// The tokens [begin, end), and where those up to `last` lie. Strided rows are copied.
+template <class S>
+void find_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t last,
+               std::ptrdiff_t dims, void* copy, PieceRows<S>& rows) {
+  const S* data = static_cast<const S*>(tokens.data);
+  const bool strided = tokens.dim_stride != 1 && dims != 1;
+  const bool scattered = !strided && (tokens.pages || tokens.row_stride != dims);
+  const std::ptrdiff_t most = begin + kDecodePiece + kPrefetchKeys;
+  if (!scattered) last = end;
+  if (last > most) last = most;
+  rows.known = scattered ? last - begin : 0;
+  for_each_run(data, tokens, begin, last, [&](const TokenRun<S>& run) {
+    for (std::ptrdiff_t j = run.begin; j < run.end; ++j) {
+      rows.row[j - begin] = run.row + (j - run.begin) * tokens.row_stride;
+      if (run.scale && j < end) {
+        rows.scale[j - begin] = run.scale[(j - run.begin) * tokens.scale_stride];
+      }
+    }
+  });
+  if (!strided) return;
+  S* to = static_cast<S*>(copy);
+  for (std::ptrdiff_t j = 0; j < end - begin; ++j, to += copy_stride<S>(dims)) {
+    for (std::ptrdiff_t d = 0; d < dims; ++d) to[d] = rows.row[j][d * tokens.dim_stride];
+    rows.row[j] = to;
+  }
+}
+
+template <class V, class S>
+void prefetch_rows(const PieceRows<S>& rows, std::ptrdiff_t begin, std::ptrdiff_t end,
+                   std::ptrdiff_t dims) {
+  constexpr std::ptrdiff_t kLine = 64 / sizeof(S);
+  for (std::ptrdiff_t row = begin; row < end && row < rows.known; ++row) {
+    for (std::ptrdiff_t d = 0; d < dims; d += kLine) V::prefetch(rows.row[row] + d);
+  }
+}
+
+// numbers[key][row] *= the key's scale
+template <int kRows, class S, class T>
+void scale_keys(const PieceRows<S>& rows, std::ptrdiff_t count, T* numbers) {
+  for (std::ptrdiff_t j = 0; j < count; ++j) {
+    for (int r = 0; r < kRows; ++r) numbers[j * kRows + r] *= rows.scale[j];
   }
 }
 
@@ -44,10 +88,11 @@ struct DecodeShape {
 };
 
 // scores[t][r] = key[t] . query[r] for kKeys keys
-template <class V, int kRows>
-[[gnu::always_inline]] inline void score_keys(
-    const typename V::Element* const (&key)[DecodeShape<V, kRows>::kKeys], std::ptrdiff_t head_dim,
-    const typename V::Element* queries, typename V::Element* scores) {
+template <class V, class S, int kRows>
+[[gnu::always_inline]] inline void score_keys(const S* const (&key)[DecodeShape<V, kRows>::kKeys],
+                                              std::ptrdiff_t head_dim,
+                                              const typename V::Element* queries,
+                                              typename V::Element* scores) {
   using Shape = DecodeShape<V, kRows>;
   const std::ptrdiff_t row_stride = Shape::padded(head_dim);
   typename V::Vec sum[Shape::kTile];
@@ -63,7 +108,7 @@ template <class V, int kRows>
     };
     std::ptrdiff_t d = 0;
     for (; d + V::kLanes <= head_dim; d += V::kLanes) add_column(d, V::load(key[t] + d));
-    if (d < head_dim) add_column(d, V::load_partial(key[t] + d, head_dim - d));
+    if (d < head_dim) add_column(d, load_first<V>(key[t] + d, head_dim - d));
   }
 #pragma GCC unroll 16
   for (int i = 0; i < Shape::kTile; i += V::kLanes) {
@@ -74,22 +119,22 @@ template <class V, int kRows>
   }
 }
 
-template <class V, int kRows>
-[[gnu::noinline]] void score_decode_block(const DenseRows<typename V::Element>& keys,
-                                          std::ptrdiff_t count, std::ptrdiff_t head_dim,
+template <class V, class S, int kRows>
+[[gnu::noinline]] void score_decode_block(const PieceRows<S>& keys, std::ptrdiff_t count,
+                                          std::ptrdiff_t head_dim,
                                           const typename V::Element* queries,
                                           typename V::Element* scores) {
   constexpr int kKeys = DecodeShape<V, kRows>::kKeys;
-  const bool scattered = keys.stride != head_dim;
   for (std::ptrdiff_t j = 0; j < count; j += kKeys) {
-    if (scattered) prefetch_rows<V>(keys, j + kPrefetchKeys, j + kPrefetchKeys + kKeys, head_dim);
-    const typename V::Element* key[kKeys];
+    prefetch_rows<V>(keys, j + kPrefetchKeys, j + kPrefetchKeys + kKeys, head_dim);
+    const S* key[kKeys];
 #pragma GCC unroll 16
     for (int t = 0; t < kKeys; ++t) {  // behind the last key, the last key again
-      key[t] = keys.data + (j + t < count ? j + t : count - 1) * keys.stride;
+      key[t] = keys.row[j + t < count ? j + t : count - 1];
     }
-    score_keys<V, kRows>(key, head_dim, queries, scores + j * kRows);
+    score_keys<V, S, kRows>(key, head_dim, queries, scores + j * kRows);
   }
+  if (sizeof(S) == 1) scale_keys<kRows>(keys, count, scores);
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ std::ptrdiff_t finish_scores(const Work& work, const RowBlock<typename V::Elemen
     for (std::ptrdiff_t i = end; i < filled; ++i) scores[i] = 0;
     apply_softcap<V, 1>(scores, filled / V::kLanes, work.softcap);
   }
-  if (span.cover != Cover::kAll || work.bias.type != ScoreType::kNone || work.alibi_slopes) {
+  if (span.cover != Cover::kAll || work.bias.type != ElementType::kNone || work.alibi_slopes) {
     for (std::ptrdiff_t i = begin; i < end; ++i) {
       const std::ptrdiff_t key = span.begin + (i - begin) / kRows;
       scores[i] = masked_score(work, rows, static_cast<int>(i % kRows), key, scores[i]);

@@ -8,31 +8,26 @@
 #include "decode_scores.hpp"
 #include "mask.hpp"
 #include "rows.hpp"
-#include "scratch.hpp"
 #include "tile.hpp"
+#include "tokens.hpp"
 
 namespace cpuattn {
 namespace {
 
-template <class V>
-typename V::Vec load_up_to(const typename V::Element* p, std::ptrdiff_t rest) {
-  return rest >= V::kLanes ? V::load(p) : V::load_partial(p, rest);
-}
-
-template <class V, int kRows>
+template <class V, class S, int kRows>
 struct DecodeValues {
   using T = typename V::Element;
   const Work& work;
   const RowBlock<T, kRows>& rows;
   KeySpan span;
-  DenseRows<T> values;
-  const typename V::Element* weights;  // [key of the span][row]
-  bool check;                          // some rows may not see some of the keys
+  const PieceRows<S>& values;
+  const T* weights;  // [key of the span][row]
+  bool check;        // some rows may not see some of the keys
 };
 
 // As accumulate_visible of values.hpp: hidden keys are left out instead of weighted with 0.
-template <class V, int kRows>
-[[gnu::noinline]] void decode_visible(const DecodeValues<V, kRows>& block, std::ptrdiff_t dim,
+template <class V, class S, int kRows>
+[[gnu::noinline]] void decode_visible(const DecodeValues<V, S, kRows>& block, std::ptrdiff_t dim,
                                       std::ptrdiff_t dims, typename V::Element* outputs) {
   using T = typename V::Element;
   for (int r = 0; r < kRows; ++r) {
@@ -41,7 +36,7 @@ template <class V, int kRows>
       if (masked_score(block.work, block.rows, r, block.span.begin + j, T(0)) == -T(INFINITY)) {
         continue;
       }
-      const auto value = load_up_to<V>(block.values.data + j * block.values.stride + dim, dims);
+      const auto value = load_up_to<V>(block.values.row[j] + dim, dims);
       sum = V::fma(V::set1(block.weights[j * kRows + r]), value, sum);
     }
     T* output = outputs + r * DecodeShape<V, kRows>::padded(block.work.value_dim) + dim;
@@ -51,14 +46,13 @@ template <class V, int kRows>
 
 // sums[row][dim] += weight · value for kKeys keys from the `first` on, and as many of the rows from
 // `row` on as have their weights in registers.
-template <class V, int kRows, int kKeys>
-[[gnu::always_inline]] inline void add_values(const DecodeValues<V, kRows>& block,
+template <class V, class S, int kRows, int kKeys>
+[[gnu::always_inline]] inline void add_values(const DecodeValues<V, S, kRows>& block,
                                               std::ptrdiff_t first, int row,
                                               typename V::Element* sums) {
   constexpr int kPart = DecodeShape<V, kRows>::kValueRows;
   const std::ptrdiff_t value_dim = block.work.value_dim;
   const std::ptrdiff_t row_stride = DecodeShape<V, kRows>::padded(value_dim);
-  const typename V::Element* value = block.values.data + first * block.values.stride;
   sums += row * row_stride;
   typename V::Vec weight[kKeys][kPart];
 #pragma GCC unroll 16
@@ -71,7 +65,7 @@ template <class V, int kRows, int kKeys>
   const auto add_column = [&](std::ptrdiff_t d, auto load) {
     typename V::Vec v[kKeys];
 #pragma GCC unroll 16
-    for (int k = 0; k < kKeys; ++k) v[k] = load(value + k * block.values.stride + d);
+    for (int k = 0; k < kKeys; ++k) v[k] = load(block.values.row[first + k] + d);
 #pragma GCC unroll 16
     for (int r = 0; r < kPart; ++r) {
       auto sum = V::load(sums + r * row_stride + d);
@@ -82,16 +76,16 @@ template <class V, int kRows, int kKeys>
   };
   std::ptrdiff_t d = 0;
   for (; d + V::kLanes <= value_dim; d += V::kLanes) {
-    add_column(d, [](const typename V::Element* p) { return V::load(p); });
+    add_column(d, [](const S* p) { return V::load(p); });
   }
   if (d < value_dim) {
-    add_column(d, [&](const typename V::Element* p) { return V::load_partial(p, value_dim - d); });
+    add_column(d, [&](const S* p) { return load_first<V>(p, value_dim - d); });
   }
 }
 
 // outputs += sums, a vector of dims at a time for all rows.
-template <class V, int kRows>
-void fold_values(const DecodeValues<V, kRows>& block, const typename V::Element* sums,
+template <class V, class S, int kRows>
+void fold_values(const DecodeValues<V, S, kRows>& block, const typename V::Element* sums,
                  typename V::Element* outputs) {
   const std::ptrdiff_t value_dim = block.work.value_dim;
   const std::ptrdiff_t row_stride = DecodeShape<V, kRows>::padded(value_dim);
@@ -113,19 +107,19 @@ void fold_values(const DecodeValues<V, kRows>& block, const typename V::Element*
 
 // A few keys at a time, each from its first dim to its last: memory is read in the order in which
 // it lies, which is what a processor prefetches best, and `sums` stay in the L1 cache.
-template <class V, int kRows>
-[[gnu::noinline]] void accumulate_decode(const DecodeValues<V, kRows>& block,
+template <class V, class S, int kRows>
+[[gnu::noinline]] void accumulate_decode(const DecodeValues<V, S, kRows>& block,
                                          typename V::Element* sums, typename V::Element* outputs) {
   using Shape = DecodeShape<V, kRows>;
   const std::ptrdiff_t size = kRows * Shape::padded(block.work.value_dim);
   for (std::ptrdiff_t i = 0; i < size; i += V::kLanes) V::store(sums + i, V::zero());
   const std::ptrdiff_t value_dim = block.work.value_dim;
-  const bool scattered = block.values.stride != value_dim;
   for_each_tile<Shape::kValueKeys>(0, block.span.size(), [&](auto keys, std::ptrdiff_t first) {
+    constexpr int kKeys = decltype(keys)::value;
     const std::ptrdiff_t ahead = first + kPrefetchKeys;
-    if (scattered) prefetch_rows<V>(block.values, ahead, ahead + decltype(keys)::value, value_dim);
+    prefetch_rows<V>(block.values, ahead, ahead + kKeys, value_dim);
     for (int row = 0; row < kRows; row += Shape::kValueRows) {
-      add_values<V, kRows, decltype(keys)::value>(block, first, row, sums);
+      add_values<V, S, kRows, kKeys>(block, first, row, sums);
     }
   });
   fold_values(block, sums, outputs);

@@ -149,7 +149,7 @@ template <class V, int kVecs>
 void score_span(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
                 KeySpan span, const ForwardScratch<V, kVecs>& scratch,
                 SoftmaxState<V, kVecs>& state) {
-  const bool plain = work.softcap == 0 && work.bias.type == ScoreType::kNone &&
+  const bool plain = work.softcap == 0 && work.bias.type == ElementType::kNone &&
                      !work.alibi_slopes && span.cover == Cover::kAll;
   score_block<V, kVecs>(work, span.begin, span.size(), scratch.queries, scratch.copy,
                         scratch.scores, plain ? state.block_max : nullptr);

@@ -9,7 +9,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../half.hpp"
 #include "../kernel.hpp"
+#include "elements.hpp"
 #include "rows.hpp"
 
 namespace cpuattn {
@@ -80,7 +82,7 @@ KeySpan cover_block(const Work& work, const RowBlock<T, kRows>& rows, std::ptrdi
     span.cover = cover_segments(work, rows.segment_min, rows.segment_max, span.begin, span.end);
     if (span.cover == Cover::kNone) return span;
   }
-  if (work.mask.type != ScoreType::kNone) {
+  if (work.mask.type != ElementType::kNone) {
     const Cover cover = cover_mask(work, rows, span);
     if (cover != Cover::kAll) span.cover = cover;
     if (cover == Cover::kNone) return span;
@@ -94,13 +96,18 @@ template <class T>
 inline T score_at(const ScoreArray& array, const unsigned char* row, std::ptrdiff_t key) {
   const unsigned char* p = row + key * array.key_stride_bytes;
   switch (array.type) {
-    case ScoreType::kBool:
+    case ElementType::kBool:
       return *p ? T(0) : -T(INFINITY);
-    case ScoreType::kFloat32:
+    case ElementType::kFloat32:
       return static_cast<T>(*reinterpret_cast<const float*>(p));
-    case ScoreType::kFloat64:
+    case ElementType::kFloat64:
       return static_cast<T>(*reinterpret_cast<const double*>(p));
-    case ScoreType::kNone:
+    case ElementType::kFloat16:
+      return to_float(*reinterpret_cast<const Float16*>(p));
+    case ElementType::kBFloat16:
+      return to_float(*reinterpret_cast<const BFloat16*>(p));
+    case ElementType::kInt8:
+    case ElementType::kNone:
       break;
   }
   return T(0);
@@ -112,7 +119,7 @@ template <class T, int kRows>
 T masked_score(const Work& work, const RowBlock<T, kRows>& rows, int r, std::ptrdiff_t key,
                T score) {
   T hidden = -T(INFINITY);
-  if (work.bias.type != ScoreType::kNone) {
+  if (work.bias.type != ElementType::kNone) {
     const T bias = score_at<T>(work.bias, rows.bias[r], key);
     score = bias == hidden ? hidden : score + bias;
   }
@@ -120,11 +127,11 @@ T masked_score(const Work& work, const RowBlock<T, kRows>& rows, int r, std::ptr
     const T distance = static_cast<T>(rows.position[r] - key);
     score -= rows.slope[r] * (distance < 0 ? -distance : distance);
   }
-  const bool visible =
-      rows.lo[r] <= key && key < rows.hi[r] &&
-      (work.mask.type == ScoreType::kNone || rows.mask[r][key * work.mask.key_stride_bytes] != 0) &&
-      (!work.key_segments.data ||
-       rows.segment[r] == work.key_segments.data[key * work.key_segments.stride]);
+  const bool visible = rows.lo[r] <= key && key < rows.hi[r] &&
+                       (work.mask.type == ElementType::kNone ||
+                        rows.mask[r][key * work.mask.key_stride_bytes] != 0) &&
+                       (!work.key_segments.data ||
+                        rows.segment[r] == work.key_segments.data[key * work.key_segments.stride]);
   return visible ? score : hidden;
 }
 
@@ -134,13 +141,20 @@ template <class V>
 typename V::Vec load_scores(const ScoreArray& array, const unsigned char* row, std::ptrdiff_t key,
                             std::ptrdiff_t count) {
   using T = typename V::Element;
-  constexpr ScoreType kOwn = sizeof(T) == 4 ? ScoreType::kFloat32 : ScoreType::kFloat64;
   const unsigned char* p = row + key * array.key_stride_bytes;
-  if (array.type == ScoreType::kBool && array.key_stride_bytes == 1) {
+  if (array.type == ElementType::kBool && array.key_stride_bytes == 1) {
     return V::load_bool(p, count);
   }
-  if (array.type == kOwn && array.key_stride_bytes == std::ptrdiff_t(sizeof(T))) {
+  if (array.type == kTypeOf<T> && array.key_stride_bytes == std::ptrdiff_t(sizeof(T))) {
     return V::load_partial(reinterpret_cast<const T*>(p), count);
+  }
+  if constexpr (sizeof(T) == 4) {
+    if (array.type == ElementType::kFloat16 && array.key_stride_bytes == 2) {
+      return load_up_to<V>(reinterpret_cast<const Float16*>(p), count);
+    }
+    if (array.type == ElementType::kBFloat16 && array.key_stride_bytes == 2) {
+      return load_up_to<V>(reinterpret_cast<const BFloat16*>(p), count);
+    }
   }
   T gathered[V::kLanes] = {};
   for (std::ptrdiff_t i = 0; i < count; ++i) gathered[i] = score_at<T>(array, row, key + i);
@@ -154,8 +168,7 @@ template <class V>
                                                std::ptrdiff_t count,
                                                typename V::Vec (&square)[V::kLanes]) {
   using T = typename V::Element;
-  constexpr ScoreType kOwn = sizeof(T) == 4 ? ScoreType::kFloat32 : ScoreType::kFloat64;
-  if (count == V::kLanes && array.type == kOwn &&
+  if (count == V::kLanes && array.type == kTypeOf<T> &&
       array.key_stride_bytes == std::ptrdiff_t(sizeof(T))) {  // a bias as it usually is
 #pragma GCC unroll 16
     for (int r = 0; r < V::kLanes; ++r) {
@@ -257,12 +270,12 @@ void hide_segments(const Work& work, const RowBlock<T, kRows>& rows, KeySpan spa
 template <class V, int kVecs>
 void mask_block(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
                 KeySpan span, typename V::Element* scores) {
-  if (work.bias.type != ScoreType::kNone) {
+  if (work.bias.type != ElementType::kNone) {
     add_array<V, kVecs>(work.bias, rows.bias, rows.shared_bias, span, scores);
   }
   if (work.alibi_slopes) add_alibi<V, kVecs>(rows, span, scores);
   if (span.cover == Cover::kAll) return;
-  if (work.mask.type != ScoreType::kNone) {
+  if (work.mask.type != ElementType::kNone) {
     add_array<V, kVecs>(work.mask, rows.mask, rows.shared_mask, span, scores);
   }
   if (span.begin < rows.lo_max || span.end > rows.hi_min) {

@@ -12,7 +12,7 @@ namespace {
 // What each row of a block sees. Rows beyond the last repeat it, so that no lane is special.
 template <class T, int kRows>
 struct RowBlock {
-  const T* query[kRows];
+  const unsigned char* query[kRows];
   const unsigned char* mask[kRows];
   const unsigned char* bias[kRows];
   std::ptrdiff_t position[kRows];  // of the query, on the axis of keys
@@ -25,6 +25,20 @@ struct RowBlock {
   bool shared_mask, shared_bias;  // all rows read the same row of the array
 };
 
+inline std::ptrdiff_t element_bytes(ElementType type) {
+  if (type == ElementType::kFloat64) return 8;
+  return type == ElementType::kFloat32 ? 4 : 2;
+}
+
+// Where row r of the item starts in a matrix that has a row per query.
+inline void* row_pointer(const Work& work, const Matrix& matrix, std::ptrdiff_t r) {
+  const std::ptrdiff_t index = work.first_row + r;
+  const std::ptrdiff_t query = work.group == 1 ? index : index / work.group;
+  const std::ptrdiff_t head = index - query * work.group;
+  const std::ptrdiff_t offset = head * matrix.head_stride + query * matrix.row_stride;
+  return static_cast<unsigned char*>(matrix.data) + offset * element_bytes(matrix.type);
+}
+
 inline const unsigned char* row_of(const ScoreArray& array, std::ptrdiff_t head,
                                    std::ptrdiff_t query) {
   return array.data + head * array.head_stride_bytes + query * array.row_stride_bytes;
@@ -32,14 +46,13 @@ inline const unsigned char* row_of(const ScoreArray& array, std::ptrdiff_t head,
 
 template <class T, int kRows>
 void describe_row(const Work& work, RowBlock<T, kRows>& rows, int r) {
-  const std::ptrdiff_t last_row = work.num_rows - 1;
-  const std::ptrdiff_t index = work.first_row + (r < last_row ? r : last_row);
+  const std::ptrdiff_t own = r < work.num_rows ? r : work.num_rows - 1;
+  const std::ptrdiff_t index = work.first_row + own;
   const std::ptrdiff_t query = work.group == 1 ? index : index / work.group;
   const std::ptrdiff_t head = index - query * work.group;
   const std::ptrdiff_t position = query + work.query_offset;
   const std::ptrdiff_t first = position - work.left, last = position + work.right;
-  rows.query[r] = static_cast<const T*>(work.query.data) + head * work.query.head_stride +
-                  query * work.query.row_stride;
+  rows.query[r] = static_cast<const unsigned char*>(row_pointer(work, work.query, own));
   rows.position[r] = position;
   rows.lo[r] = first > work.key_begin ? first : work.key_begin;
   const std::ptrdiff_t end = work.key_length < work.key_end ? work.key_length : work.key_end;
@@ -69,15 +82,6 @@ void describe_rows(const Work& work, RowBlock<T, kRows>& rows) {
     rows.shared_mask &= rows.mask[r] == rows.mask[0];
     rows.shared_bias &= rows.bias[r] == rows.bias[0];
   }
-}
-
-// Where row r of the item starts in a matrix that has a row per query.
-template <class T>
-T* row_pointer(const Work& work, const Matrix& matrix, std::ptrdiff_t r) {
-  const std::ptrdiff_t index = work.first_row + r;
-  const std::ptrdiff_t query = work.group == 1 ? index : index / work.group;
-  const std::ptrdiff_t head = index - query * work.group;
-  return static_cast<T*>(matrix.data) + head * matrix.head_stride + query * matrix.row_stride;
 }
 
 }  // namespace

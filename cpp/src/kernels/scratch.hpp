@@ -1,10 +1,7 @@
-// Cuts the scratch memory of a work item into aligned arrays, and copies keys or values there
-// when their head_dim is not contiguous or their rows crowd in a cache.
+// Cuts the scratch memory of a work item into aligned arrays.
 #pragma once
 
 #include <cstddef>
-
-#include "../kernel.hpp"
 
 namespace cpuattn {
 namespace {
@@ -29,49 +26,6 @@ class ScratchCutter {
   unsigned char* base_;
   std::size_t used_ = 0;
 };
-
-// Rows of keys or values whose elements are contiguous.
-template <class T>
-struct DenseRows {
-  const T* data;
-  std::ptrdiff_t stride;
-};
-
-// Rows that start a multiple of 8 lines apart share an eighth of the sets of an L1 cache of 64, or
-// less: those of a block drive each other out.
-template <class T>
-bool are_crowded(const Matrix& matrix) {
-  return matrix.row_stride * std::ptrdiff_t(sizeof(T)) % 512 == 0;
-}
-
-// The rows of a copy start an odd number of lines apart, which spreads them over all sets.
-template <class T>
-constexpr std::ptrdiff_t copy_stride(std::ptrdiff_t dims) {
-  constexpr std::ptrdiff_t kLine = 64 / sizeof(T);
-  return (dims + kLine - 1) / kLine / 2 * 2 * kLine + kLine;
-}
-
-// `dims` dims from `dim` on of the rows [begin, end) of a matrix, `copied` where rows are strided
-// along head_dim, or where the caller wants it.
-template <class T>
-DenseRows<T> dense_rows(const Matrix& matrix, std::ptrdiff_t begin, std::ptrdiff_t end,
-                        std::ptrdiff_t dim, std::ptrdiff_t dims, T* copy, bool copied = false) {
-  const T* first =
-      static_cast<const T*>(matrix.data) + begin * matrix.row_stride + dim * matrix.dim_stride;
-  const bool strided = matrix.dim_stride != 1 && dims != 1;
-  if (!strided && !copied) return {first, matrix.row_stride};
-  const std::ptrdiff_t stride = copy_stride<T>(dims);
-  for (std::ptrdiff_t row = 0; row < end - begin; ++row) {
-    const T* from = first + row * matrix.row_stride;
-    T* to = copy + row * stride;
-    if (strided) {
-      for (std::ptrdiff_t d = 0; d < dims; ++d) to[d] = from[d * matrix.dim_stride];
-    } else {
-      for (std::ptrdiff_t d = 0; d < dims; ++d) to[d] = from[d];
-    }
-  }
-  return {copy, stride};
-}
 
 }  // namespace
 }  // namespace cpuattn

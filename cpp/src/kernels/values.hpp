@@ -10,8 +10,8 @@
 #include "block.hpp"
 #include "mask.hpp"
 #include "rows.hpp"
-#include "scratch.hpp"
 #include "tile.hpp"
+#include "tokens.hpp"
 
 namespace cpuattn {
 namespace {
@@ -118,7 +118,7 @@ template <class V, int kVecs, int kDims, bool kCheck>
 template <class V, int kVecs>
 void accumulate_slice(ValueBlock<V, kVecs>& block, std::ptrdiff_t offset, std::ptrdiff_t dims,
                       typename V::Element* outputs) {
-  const bool check = block.span.cover != Cover::kAll || block.work.bias.type != ScoreType::kNone;
+  const bool check = block.span.cover != Cover::kAll || block.work.bias.type != ElementType::kNone;
   const std::ptrdiff_t count = block.span.size();
   KeyGroup group{0, kValueGroup - offset % kValueGroup};
   for (; group.begin < count; group = {group.end, group.end + kValueGroup}) {
@@ -137,13 +137,15 @@ void accumulate_slice(ValueBlock<V, kVecs>& block, std::ptrdiff_t offset, std::p
 template <class V, int kVecs>
 void accumulate_values(ValueBlock<V, kVecs>& block, std::ptrdiff_t offset,
                        typename V::Element* copy, typename V::Element* outputs) {
-  const Matrix& value = block.work.value;
+  using T = typename V::Element;
+  const Tokens& value = block.work.value;
   const std::ptrdiff_t value_dim = block.work.value_dim;
-  const bool crowded = kVecs > V::kTileVecs && are_crowded<typename V::Element>(value);
-  const bool copied = crowded || value.dim_stride != 1;
+  const bool crowded = kVecs > V::kTileVecs && are_crowded<T>(value);
+  const bool copied =
+      crowded || value.dim_stride != 1 || value.type != kTypeOf<T> || value.pages != nullptr;
   for (std::ptrdiff_t d = 0, dims; d < value_dim; d += dims) {
     dims = copied ? slice_dims(value_dim - d) : value_dim;
-    block.values = dense_rows(value, block.span.begin, block.span.end, d, dims, copy, crowded);
+    block.values = dense_rows<V>(value, block.span.begin, block.span.end, d, dims, copy, crowded);
     accumulate_slice(block, offset, dims, outputs + d * kVecs * V::kLanes);
   }
 }

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../half.hpp"
+
 namespace cpuattn {
 namespace {
 
@@ -23,6 +25,27 @@ struct NeonF32 {
   static Vec set1(float x) { return vdupq_n_f32(x); }
   static Vec load(const float* p) { return vld1q_f32(p); }
   static void store(float* p, Vec v) { vst1q_f32(p, v); }
+  static Vec load(const Float16* p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)));
+  }
+  static Vec load(const BFloat16* p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&p->bits), 16));
+  }
+  static Vec load(const std::int8_t* p) {
+    float lane[4];
+    for (int i = 0; i < 4; ++i) lane[i] = p[i];
+    return load(lane);
+  }
+  static void store(Float16* p, Vec v) {
+    vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32(v)));
+  }
+  static void store(BFloat16* p, Vec v) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(v);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+    const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+    vst1_u16(&p->bits, vshrn_n_u32(vbslq_u32(is_nan(v), quiet, rounded), 16));
+  }
   static Vec load_partial(const float* p, std::ptrdiff_t n) {
     float lane[4] = {};
     for (std::ptrdiff_t i = 0; i < n; ++i) lane[i] = p[i];

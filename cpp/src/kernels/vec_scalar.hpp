@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "../half.hpp"
+
 namespace cpuattn {
 namespace {
 
@@ -44,6 +46,22 @@ struct ScalarVec {
     return r;
   }
   static void store(T* p, Vec v) { __builtin_memcpy(p, &v, sizeof(v)); }
+  // float only: kLanes narrower numbers, converted exactly; stored rounded to nearest even.
+  static Vec load(const Float16* p) {
+    return map([&](int i) { return to_float(p[i]); });
+  }
+  static Vec load(const BFloat16* p) {
+    return map([&](int i) { return to_float(p[i]); });
+  }
+  static Vec load(const std::int8_t* p) {
+    return map([&](int i) { return static_cast<T>(p[i]); });
+  }
+  static void store(Float16* p, Vec v) {
+    for (int i = 0; i < kLanes; ++i) convert(v[i], p + i);
+  }
+  static void store(BFloat16* p, Vec v) {
+    for (int i = 0; i < kLanes; ++i) convert(v[i], p + i);
+  }
   // The first n lanes (0 <= n <= kLanes) and nothing else is touched; the others are 0.
   static Vec load_partial(const T* p, std::ptrdiff_t n) {
     return map([&](int i) { return i < n ? p[i] : T(0); });

@@ -1,0 +1,111 @@
+// Rows of any element type as vectors of the type that the kernels compute in.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../half.hpp"
+#include "../kernel.hpp"
+
+namespace cpuattn {
+namespace {
+
+template <class T>
+constexpr ElementType kTypeOf = sizeof(T) == 4 ? ElementType::kFloat32 : ElementType::kFloat64;
+
+// f(data) with the pointer's type. Kernels of doubles are given nothing else.
+template <class V, class F>
+[[gnu::always_inline]] inline auto with_type(ElementType type, const void* data, F f) {
+  using T = typename V::Element;
+  if constexpr (sizeof(T) == 4) {
+    if (type == ElementType::kFloat16) return f(static_cast<const Float16*>(data));
+    if (type == ElementType::kBFloat16) return f(static_cast<const BFloat16*>(data));
+    if (type == ElementType::kInt8) return f(static_cast<const std::int8_t*>(data));
+  }
+  return f(static_cast<const T*>(data));
+}
+
+// The first n elements, 0 <= n <= kLanes, and zeros.
+template <class V>
+typename V::Vec load_first(const typename V::Element* p, std::ptrdiff_t n) {
+  return V::load_partial(p, n);
+}
+template <class V, class S>
+typename V::Vec load_first(const S* p, std::ptrdiff_t n) {
+  S elements[V::kLanes] = {};
+  for (std::ptrdiff_t i = 0; i < n; ++i) elements[i] = p[i];
+  return V::load(elements);
+}
+
+// As many elements as are left of a row, at most a vector.
+template <class V, class S>
+typename V::Vec load_up_to(const S* p, std::ptrdiff_t rest) {
+  return rest >= V::kLanes ? V::load(p) : load_first<V>(p, rest);
+}
+
+template <class V, class S>
+typename V::Vec load_strided(const S* p, std::ptrdiff_t stride, std::ptrdiff_t count) {
+  if (stride == 1) return load_up_to<V>(p, count);
+  S elements[V::kLanes] = {};
+  for (std::ptrdiff_t i = 0; i < count; ++i) elements[i] = p[i * stride];
+  return V::load(elements);
+}
+
+template <class V>
+[[gnu::noinline]] typename V::Vec load_any(const void* row, ElementType type, std::ptrdiff_t stride,
+                                           std::ptrdiff_t dim, std::ptrdiff_t count) {
+  return with_type<V>(
+      type, row, [&](const auto* p) { return load_strided<V>(p + dim * stride, stride, count); });
+}
+
+// `count` elements of a row from `dim` on, the other lanes 0.
+template <class V>
+[[gnu::always_inline]] inline typename V::Vec load_row(const void* row, ElementType type,
+                                                       std::ptrdiff_t stride, std::ptrdiff_t dim,
+                                                       std::ptrdiff_t count) {
+  using T = typename V::Element;
+  if (stride == 1 && type == kTypeOf<T>) {
+    const T* p = static_cast<const T*>(row) + dim;
+    return count == V::kLanes ? V::load(p) : V::load_partial(p, count);
+  }
+  return load_any<V>(row, type, stride, dim, count);
+}
+
+template <class V, class S>
+void store_strided(S* p, std::ptrdiff_t stride, typename V::Vec values, std::ptrdiff_t count) {
+  if (stride == 1 && count == V::kLanes) return V::store(p, values);
+  S lane[V::kLanes];
+  V::store(lane, values);
+  for (int i = 0; i < count; ++i) p[i * stride] = lane[i];
+}
+
+template <class V>
+[[gnu::noinline]] void store_any(void* row, ElementType type, std::ptrdiff_t stride,
+                                 std::ptrdiff_t dim, typename V::Vec values, std::ptrdiff_t count) {
+  using T = typename V::Element;
+  if constexpr (sizeof(T) == 4) {
+    if (type == ElementType::kFloat16) {
+      return store_strided<V>(static_cast<Float16*>(row) + dim * stride, stride, values, count);
+    }
+    if (type == ElementType::kBFloat16) {
+      return store_strided<V>(static_cast<BFloat16*>(row) + dim * stride, stride, values, count);
+    }
+  }
+  store_strided<V>(static_cast<T*>(row) + dim * stride, stride, values, count);
+}
+
+// The way back.
+template <class V>
+[[gnu::always_inline]] inline void store_row(void* row, ElementType type, std::ptrdiff_t stride,
+                                             std::ptrdiff_t dim, typename V::Vec values,
+                                             std::ptrdiff_t count) {
+  using T = typename V::Element;
+  if (stride == 1 && type == kTypeOf<T>) {
+    T* p = static_cast<T*>(row) + dim;
+    return count == V::kLanes ? V::store(p, values) : V::store_partial(p, values, count);
+  }
+  store_any<V>(row, type, stride, dim, values, count);
+}
+
+}  // namespace
+}  // namespace cpuattn

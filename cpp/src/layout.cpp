@@ -1,0 +1,206 @@
+#include "layout.hpp"
+
+#include <algorithm>
+#include <initializer_list>
+#include <string>
+
+#include "checks.hpp"
+
+namespace cpuattn {
+namespace {
+
+View reshaped(View view, std::initializer_list<std::ptrdiff_t> shape,
+              std::initializer_list<std::ptrdiff_t> stride) {
+  view.rank = static_cast<int>(shape.size());
+  std::copy(shape.begin(), shape.end(), view.shape);
+  std::copy(stride.begin(), stride.end(), view.stride);
+  return view;
+}
+
+// Pages (num_pages, heads, page_size, dim) as if they lay behind each other: (heads, P * page_size,
+// dim). Without dims: their scales (num_pages, heads, page_size).
+View unpaged(const char* name, const View& view, const View& table, int dims) {
+  if (view.rank != 3 + dims) {
+    fail(std::string(name) + " has shape " + text(view) + "; with block_table it must be " +
+         (dims ? "(num_pages, heads, page_size, head_dim)" : "(num_pages, heads, page_size)"));
+  }
+  const std::ptrdiff_t length = view.shape[2] * size(table, 1);
+  return dims ? reshaped(view, {view.shape[1], length, view.shape[3]},
+                         {view.stride[1], view.stride[2], view.stride[3]})
+              : reshaped(view, {view.shape[1], length}, {view.stride[1], view.stride[2]});
+}
+
+// The longest sequence of a packed array of `total` rows.
+std::ptrdiff_t longest_sequence(const char* name, const View& offsets, std::ptrdiff_t total) {
+  check_array(name, offsets);
+  if (offsets.dtype != DType::kInt64) fail_type(name, offsets, "int64");
+  if (offsets.rank != 1 || offsets.shape[0] < 1) {
+    fail(std::string(name) + " has shape " + text(offsets) + "; it must be (B + 1,)");
+  }
+  const Offsets at = offsets_of(offsets);
+  const std::ptrdiff_t batch = offsets.shape[0] - 1;
+  std::ptrdiff_t longest = 0;
+  for (std::ptrdiff_t b = 0; b < batch; ++b) longest = std::max(longest, at[b + 1] - at[b]);
+  bool ordered = at[0] == 0 && at[batch] == total;
+  for (std::ptrdiff_t b = 0; b < batch; ++b) ordered &= at[b] <= at[b + 1];
+  if (!ordered) {
+    fail(std::string(name) + " must begin with 0, never fall, and end with the number of rows, " +
+         std::to_string(total) + "; it begins with " + std::to_string(at[0]) + " and ends with " +
+         std::to_string(at[batch]));
+  }
+  return longest;
+}
+
+void check_packed(const char* name, const View& view) {
+  if (view.rank == 3) return;
+  fail(std::string(name) + " has shape " + text(view) +
+       "; with cu_seqlens_q it must be (total, heads, head_dim)");
+}
+
+// Packed (total, heads, dim) as if padded: (B, heads, longest, dim). All sequences seem to begin
+// with the first row; make_work adds where they do.
+View unpacked(const View& view, std::ptrdiff_t batch, std::ptrdiff_t longest) {
+  return reshaped(view, {batch, view.shape[1], longest, view.shape[2]},
+                  {0, view.stride[1], view.stride[0], view.stride[2]});
+}
+
+}  // namespace
+
+Offsets offsets_of(const View& view) {
+  return {static_cast<const char*>(view.data), view.stride[0]};
+}
+
+Inputs::Inputs(const View& query, const View& key, const View* value, const Options& options)
+    : query(query), key(key), value(value ? *value : key), has_value(value != nullptr) {
+  if (options.cu_seqlens_q.has_value() != options.cu_seqlens_k.has_value()) {
+    fail(std::string(options.cu_seqlens_q ? "cu_seqlens_k" : "cu_seqlens_q") +
+         " is missing; cu_seqlens_q and cu_seqlens_k must be given together");
+  }
+  if (options.block_table) unpage(options);
+  if (options.cu_seqlens_q) unpack(options);
+}
+
+void Inputs::unpage(const Options& options) {
+  const View& table = *options.block_table;
+  if (options.cu_seqlens_q) fail("block_table and cu_seqlens_q must not be given together");
+  if (!options.key_lengths) {
+    fail("key_lengths is missing; with block_table it says how many tokens are in use");
+  }
+  if (table.rank < 1) fail("block_table has shape (); it must be (..., pages)");
+  const View whole = key;
+  key = unpaged("key", key, table, 1);
+  value = has_value ? unpaged("value", value, table, 1) : key;
+  if (value.shape[1] != key.shape[1]) {
+    fail("value has another page_size than key, whose shape is " + text(whole));
+  }
+}
+
+void Inputs::unpack(const Options& options) {
+  check_packed("query", query);
+  check_packed("key", key);
+  check_packed("value", value);
+  const View& first_queries = *options.cu_seqlens_q;
+  const View& first_keys = *options.cu_seqlens_k;
+  const std::ptrdiff_t queries = longest_sequence("cu_seqlens_q", first_queries, query.shape[0]);
+  const std::ptrdiff_t keys = longest_sequence("cu_seqlens_k", first_keys, key.shape[0]);
+  if (first_queries.shape[0] != first_keys.shape[0]) {
+    fail("cu_seqlens_k has shape " + text(first_keys) + " and cu_seqlens_q " + text(first_queries) +
+         "; they must be equal");
+  }
+  const std::ptrdiff_t batch = first_queries.shape[0] - 1;
+  if (value.shape[0] != key.shape[0]) {
+    fail("value has shape " + text(value) + " and key " + text(key) +
+         "; their lengths must be equal");
+  }
+  query = unpacked(query, batch, queries);
+  key = unpacked(key, batch, keys);
+  value = has_value ? unpacked(value, batch, keys) : key;
+}
+
+Shapes infer_shapes(const Inputs& all) {
+  struct Named {
+    const char* name;
+    const View* view;
+  };
+  const View &query = all.query, &key = all.key;
+  const View* value = all.has_value ? &all.value : nullptr;
+  const Named inputs[] = {{"query", &query}, {"key", &key}, {"value", value ? value : &key}};
+  Shapes shapes;
+  for (const auto& [name, view] : inputs) {
+    if (view->rank < 2 || view->rank > kMaxRank) {
+      fail(std::string(name) + " has " + std::to_string(view->rank) + " dimensions, shape " +
+           text(*view) + "; it must have 2 (length, head_dim) to " + std::to_string(kMaxRank) +
+           ": (..., heads, length, head_dim)");
+    }
+    shapes.rank = std::max(shapes.rank, view->rank);
+  }
+  shapes.query_heads = size(query, 3);
+  shapes.kv_heads = size(key, 3);
+  shapes.query_length = size(query, 2);
+  shapes.key_length = size(key, 2);
+  shapes.head_dim = size(query, 1);
+  shapes.value_dim = value ? size(*value, 1) : 0;
+  if (size(key, 1) != shapes.head_dim) {
+    fail("key has shape " + text(key) + " and query " + text(query) +
+         "; their last dimensions, head_dim, must be equal");
+  }
+  if (value && (size(*value, 2) != shapes.key_length || size(*value, 3) != shapes.kv_heads)) {
+    fail("value has shape " + text(*value) + " and key " + text(key) +
+         "; their heads and lengths must be equal");
+  }
+  if (shapes.kv_heads == 0 ? shapes.query_heads != 0 : shapes.query_heads % shapes.kv_heads != 0) {
+    fail("query has " + std::to_string(shapes.query_heads) + " heads, shape " + text(query) +
+         ", and key " + std::to_string(shapes.kv_heads) + ", shape " + text(key) +
+         "; the heads of query must be a multiple of those of key");
+  }
+  shapes.group = shapes.kv_heads == 0 ? 1 : shapes.query_heads / shapes.kv_heads;
+  shapes.batch_rank = std::max(shapes.rank - 3, 0);
+  for (int i = 0; i < shapes.batch_rank; ++i) {
+    const int from_end = shapes.batch_rank - i + 3;
+    std::ptrdiff_t& dim = shapes.batch_shape[i];
+    dim = 1;
+    for (const auto& [name, view] : inputs) {
+      const std::ptrdiff_t got = size(*view, from_end);
+      if (got == dim || got == 1) continue;
+      if (dim != 1) {
+        fail(std::string(name) + " has shape " + text(*view) +
+             ", whose leading dimensions do not broadcast with those of query, shape " +
+             text(query) + ", and key, shape " + text(key));
+      }
+      dim = got;
+    }
+    shapes.batch *= dim;
+  }
+  return shapes;
+}
+
+Shapes infer_shapes(const View& query, const View& key, const View* value, const Options& options) {
+  return infer_shapes(Inputs(query, key, value, options));
+}
+
+View plain_scales(const char* name, const View& scales, const View& tokens, const Shapes& shapes,
+                  const Options& options) {
+  if (options.block_table) return unpaged(name, scales, *options.block_table, 0);
+  if (!options.cu_seqlens_k) return scales;
+  if (scales.rank != 2 || scales.shape[0] != tokens.shape[0]) {
+    fail(std::string(name) + " has shape " + text(scales) + "; with cu_seqlens_k it must be (" +
+         std::to_string(tokens.shape[0]) + ", " + std::to_string(shapes.kv_heads) + ")");
+  }
+  return reshaped(scales, {shapes.batch, scales.shape[1], shapes.key_length},
+                  {0, scales.stride[1], scales.stride[0]});
+}
+
+View plain_result(const char* name, const View& view, const Shapes& shapes, std::ptrdiff_t total,
+                  int rank) {
+  if (view.rank != rank || view.shape[0] != total) {
+    fail(std::string(name) + " has shape " + text(view) + "; its first dimension must be " +
+         std::to_string(total) + " of " + std::to_string(rank));
+  }
+  const std::ptrdiff_t batch = shapes.batch, longest = shapes.query_length;
+  return rank == 3
+             ? reshaped(view, {batch, view.shape[1], longest, view.shape[2]},
+                        {0, view.stride[1], view.stride[0], view.stride[2]})
+             : reshaped(view, {batch, view.shape[1], longest}, {0, view.stride[1], view.stride[0]});
+}
+
+}  // namespace cpuattn

@@ -1,0 +1,36 @@
+// The layouts that keys, values and queries may have, as if they were plain arrays (..., heads,
+// length, dim): pages laid behind each other, packed sequences padded to the longest.
+#pragma once
+
+#include <cstddef>
+
+#include "call.hpp"
+
+namespace cpuattn {
+
+// The inputs as plain arrays. Where elements lie beyond that is in Call: sequences all seem to
+// begin with the first row, pages to follow the first.
+struct Inputs {
+  View query, key, value;
+  bool has_value;
+
+  Inputs(const View& query, const View& key, const View* value, const Options& options);
+
+ private:
+  void unpage(const Options& options);
+  void unpack(const Options& options);
+};
+
+Shapes infer_shapes(const Inputs& all);
+
+Offsets offsets_of(const View& cu_seqlens);
+
+// The scales of `tokens`, a key or value, as (..., heads, length).
+View plain_scales(const char* name, const View& scales, const View& tokens, const Shapes& shapes,
+                  const Options& options);
+
+// A result of packed sequences, (total, heads, ...) of `rank` dimensions, as if padded.
+View plain_result(const char* name, const View& view, const Shapes& shapes, std::ptrdiff_t total,
+                  int rank);
+
+}  // namespace cpuattn
