@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Runs the C++ tests on CPUs that this machine does not have, under qemu-user:
-#   NEON      cross-compiled by aarch64-linux-gnu-g++, run by qemu-aarch64
-#   no AVX2   compiled for this machine, run by qemu-x86_64 as a Nehalem (SSE4.2)
-# Usage: tests/cross.sh [PYTHON]   PYTHON has cpuattn installed: it is then run as a Nehalem, too.
+# Runs tests for CPUs that this machine does not have:
+#   NEON      the C++ tests, cross-compiled by aarch64-linux-gnu-g++, run by qemu-aarch64
+#   no AVX2   the C++ tests, compiled for this machine, run by qemu-x86_64 as a Nehalem (SSE4.2)
+#   AVX-512   on a CPU that has AVX2 only: its kernels by SIMDe (tests/emulated), C++ and Python
+# Usage: tests/cross.sh [PYTHON]   PYTHON has cpuattn installed: it is then run as a Nehalem, and
+# runs the tests of attention on the emulated AVX-512.
 # A part whose tools are missing is skipped and said to be; exit code 1 if a part fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -74,4 +76,34 @@ PY
     echo "SKIPPED no AVX2 from Python: no interpreter was named"
   fi
   echo "PASSED no AVX2"
+fi
+
+echo "== AVX-512: emulated"
+if [[ $(uname -m) != x86_64 ]] || ! grep -q avx2 /proc/cpuinfo || grep -q avx512f /proc/cpuinfo; then
+  echo "SKIPPED AVX-512 emulated: this is for x86-64 machines with AVX2 and without AVX-512"
+elif tool=$(missing cmake c++); then
+  skip "AVX-512 emulated" "$tool"
+elif [[ ! -e /usr/include/simde/x86/avx512.h ]]; then
+  skip "AVX-512 emulated" "SIMDe (libsimde-dev)"
+else
+  dir=$build/avx512 module=OFF
+  options=()
+  if [[ -n $python ]]; then
+    module=ON
+    options+=("-Dpybind11_DIR=$("$python" -m pybind11 --cmakedir)" "-DPython_EXECUTABLE=$python")
+  fi
+  cmake -S . -B "$dir" -DCPUATTN_EMULATE_AVX512=ON -DCPUATTN_PYTHON=$module -DCPUATTN_TESTS=ON \
+    "${options[@]}"
+  cmake --build "$dir"
+  ctest --test-dir "$dir" --output-on-failure --no-tests=error -R avx512
+  if [[ -n $python ]]; then
+    # The package's Python files beside the emulating module; only what runs kernels.
+    cp -r python/cpuattn "$dir/cpuattn"
+    cp "$dir"/_core*.so "$dir/cpuattn/"
+    CPUATTN_ISA=avx512 PYTHONPATH=$dir "$python" -m pytest -q -p no:cacheprovider -k avx512 \
+      tests/test_attention*.py tests/test_dtypes.py tests/test_varlen.py tests/test_poison.py \
+      tests/test_weights.py tests/test_merge.py
+    echo "PASSED AVX-512 emulated, from Python"
+  fi
+  echo "PASSED AVX-512 emulated"
 fi

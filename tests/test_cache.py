@@ -4,44 +4,19 @@ Every new buffer is filled with NaN, so whatever reads a token that was never ap
 """
 
 import doctest
-from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import oracle
-from cpuattn import KVCache, _kv_buffers, cache
-
-Array = NDArray[Any]
-B, HQ, HKV, D, DV = 2, 6, 2, 8, 5
+from cache_cases import DV, HKV, HQ, Array, B, D, chunks, poison_new_memory, tokens
+from cpuattn import KVCache, cache
 
 
 @pytest.fixture(autouse=True)
 def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def poisoned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        return np.full(shape, np.nan, dtype)
-
-    numpy = SimpleNamespace(asarray=np.asarray, empty=poisoned)
-    monkeypatch.setattr(_kv_buffers, "np", numpy)
-
-
-def tokens(length: int, dtype: Any = np.float32, batch: int = B) -> tuple[Array, Array, Array]:
-    """Random query, key and value of so many tokens."""
-    rng = np.random.default_rng(length)
-    shapes = ((HQ, D), (HKV, D), (HKV, DV))
-    q, k, v = (rng.standard_normal((batch, h, length, d)).astype(dtype) for h, d in shapes)
-    return q, k, v
-
-
-def chunks(sizes: list[int]) -> Iterator[slice]:
-    """Consecutive slices of the token axis of these sizes."""
-    start = 0
-    for size in sizes:
-        yield slice(start, start + size)
-        start += size
+    poison_new_memory(monkeypatch)
 
 
 def assert_rows(out: Array, rows: slice, q: Array, k: Array, v: Array, **options: Any) -> None:
@@ -263,6 +238,66 @@ def test_growth_is_geometric_and_reserved_room_is_used() -> None:
     assert reserved.capacity == 1000
     assert np.shares_memory(first, reserved.keys)
     assert np.shares_memory(reserved.values, reserved.values)
+
+
+def test_fixed_capacity_is_never_reallocated() -> None:
+    _, k, v = tokens(1)
+    kv = KVCache(B, HKV, D, value_dim=DV, capacity=9, max_capacity=9)
+    kv.append(k, v)
+    first = kv.keys
+    for _ in range(8):
+        kv.append(k, v)
+    assert np.shares_memory(first, kv.keys)
+    assert kv.capacity == kv.max_capacity == 9
+
+
+def test_growth_ends_at_max_capacity() -> None:
+    _, k, v = tokens(100)
+    kv = KVCache(B, HKV, D, value_dim=DV, max_capacity=100)
+    for rows in chunks([1] * 100):
+        kv.append(k[:, :, rows], v[:, :, rows])
+        assert kv.capacity <= 100
+    np.testing.assert_array_equal(kv.keys, k)
+
+
+@pytest.mark.parametrize("sink_tokens", [0, 2])
+def test_a_window_runs_on_within_the_least_capacity(sink_tokens: int) -> None:
+    """Every append moves the window; 4 tokens must stay, and the new one needs room."""
+    q, k, v = tokens(40)
+    fixed: dict[str, Any] = {"capacity": 5 + sink_tokens, "max_capacity": 5 + sink_tokens}
+    kv = KVCache(B, HKV, D, value_dim=DV, window=5, sink_tokens=sink_tokens, **fixed)
+    for rows in chunks([1] * 40):
+        kv.append(k[:, :, rows], v[:, :, rows])
+        distance = np.arange(40)[rows, None] - np.arange(40)
+        mask = (distance >= 0) & ((distance < 5) | (np.arange(40) < sink_tokens))
+        out = kv.attend(q[:, :, rows], causal=True)
+        exact = oracle.attend(q[:, :, rows], k, v, mask=mask).out
+        plain = oracle.attend(q[:, :, rows], k, v, mask=mask, dtype=np.float32).out
+        oracle.assert_accurate(out, exact, plain)
+    assert kv.capacity == 5 + sink_tokens
+
+
+def test_copies_go_separate_ways() -> None:
+    q, k, v = tokens(12)
+    other = tokens(12, seed=1)[1]
+    choices: list[dict[str, Any]] = [{}, {"window": 3}, {"window": 3, "sink_tokens": 2}]
+    for options in choices:
+        kv = KVCache(B, HKV, D, value_dim=DV, **options)
+        kv.append(k[:, :, :9], v[:, :, :9], lengths=[9, 4])
+        first = kv.attend(q[:, :, :9], causal=True)
+        copied = kv.copy()
+        assert copied.capacity == kv.capacity
+        np.testing.assert_array_equal(copied.attend(q[:, :, :9], causal=True), first)
+        before = kv.keys.copy()
+        copied.append(other[:, :, 9:], v[:, :, 9:])
+        copied.truncate([10, 4])
+        np.testing.assert_array_equal(kv.keys, before)
+        np.testing.assert_array_equal(kv.lengths, [9, 4])
+        np.testing.assert_array_equal(kv.attend(q[:, :, :9], causal=True), first)
+        kv.append(k[:, :, 9:], v[:, :, 9:])
+        kv.truncate([10, 4])
+        np.testing.assert_array_equal(copied.keys[0, :, -1], other[0, :, 9])
+        np.testing.assert_array_equal(kv.keys[0, :, -1], k[0, :, 9])
 
 
 def test_compaction_moves_each_token_about_once() -> None:

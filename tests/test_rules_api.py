@@ -34,11 +34,14 @@ MEMBERS = {
     for name, value in PUBLIC.items()
     for key, member in members(value).items()
 }
-# What is called; the teaching functions of `reference` may be shorter than the rest.
+# What is called, exceptions apart, which take a message; the teaching functions of `reference` may
+# be shorter than the rest.
 CALLED = {
     name: value
     for name, value in (PUBLIC | MEMBERS).items()
-    if callable(value) and not name.startswith("reference.")
+    if callable(value)
+    and not (inspect.isclass(value) and issubclass(value, Exception))
+    and not name.startswith("reference.")
 }
 
 

@@ -38,6 +38,10 @@ CpuFeatures detect() {
   constexpr unsigned kYmmState = 0x6, kZmmState = 0xe6;  // xmm, ymm; and opmask, zmm
   const unsigned state = saved_state();
   features.avx2_fma = all(seven.ebx, kAvx2) && all(state, kYmmState);
+#ifdef CPUATTN_EMULATE_AVX512
+  features.avx512 = features.avx2_fma;
+  return features;
+#endif
   features.avx512 =
       features.avx2_fma && all(seven.ebx, kF | kDq | kBw | kVl) && all(state, kZmmState);
   return features;

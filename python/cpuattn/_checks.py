@@ -51,6 +51,14 @@ def indices(name: str, numbers: ArrayLike, count: int) -> list[int]:
     return result
 
 
+def check_axis(name: str, axis: int, ndim: int) -> int:
+    """Return axis from 0 to ndim - 1, or raise TypeError or ValueError."""
+    axis = check_size(name, axis, at_least=-ndim)
+    if axis >= ndim:
+        raise ValueError(f"{name} must be from {-ndim} to {ndim - 1}, got {axis}")
+    return axis % ndim
+
+
 def check_shape(name: str, array: NDArray[Any], shape: tuple[int | None, ...]) -> None:
     """Raise ValueError unless the array has this shape; None stands for any size."""
     fits = array.ndim == len(shape) and all(

@@ -1,85 +1,88 @@
-"""The memory of a KV cache: two buffers whose batch entries are filled from the left."""
+"""The memory of a KV cache: arrays whose batch entries are filled from the left."""
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from cpuattn._arrays import as_array
-from cpuattn._checks import check_shape
+from cpuattn._cache_errors import CacheFullError
+from cpuattn._kv_arrays import KVArrays
 
-Span = tuple[int, int, int]  # batch entry, first token, end
+Move = tuple[int, int, int, int, int]  # entry and row to begin at; entry, first row and end of what
+
+
+_ALL = slice(None)
 
 
 class KVBuffers:
-    """Keys (B, Hkv, capacity, D) and values (B, Hkv, capacity, Dv).
+    """Arrays of `capacity` rows per batch entry, replaced by larger ones when they are full.
 
     Parameters
     ----------
-    shape : tuple of int
-        (B, Hkv, capacity, D).
-    value_dim : int
-        Dv.
-    dtype : dtype
-        Of both.
+    arrays : KVArrays
+        The first ones.
+    max_capacity : int, optional
+        Rows that no entry may ever exceed.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int, int], value_dim: int, dtype: np.dtype[Any]
-    ) -> None:
-        self.keys: NDArray[Any] = np.empty(shape, dtype)
-        self.values: NDArray[Any] = np.empty((*shape[:3], value_dim), dtype)
+    def __init__(self, arrays: KVArrays, max_capacity: int | None) -> None:
+        self.arrays = arrays
+        self.capacity: int = arrays.keys.shape[2]  # tokens that each entry has room for
+        self.max_capacity = max_capacity
 
-    @property
-    def capacity(self) -> int:
-        """Tokens that each entry has room for."""
-        capacity: int = self.keys.shape[2]
-        return capacity
-
-    def check(self, key: ArrayLike, value: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return key and value as arrays; TypeError or ValueError if they do not fit in."""
-        key_array, value_array = as_array(key, "key"), as_array(value, "value")
-        for name, array in (("key", key_array), ("value", value_array)):
-            if array.dtype.type is not self.keys.dtype.type:
-                raise TypeError(f"{name} must be {self.keys.dtype}, got {array.dtype}")
-        batch, heads, _, head_dim = self.keys.shape
-        check_shape("key", key_array, (batch, heads, None, head_dim))
-        check_shape("value", value_array, (batch, heads, key_array.shape[2], self.values.shape[3]))
-        return key_array, value_array
-
-    def write(
-        self, key: NDArray[Any], value: NDArray[Any], starts: list[int], counts: list[int]
-    ) -> None:
-        """Copy the first counts[b] tokens of entry b to starts[b] and on, for every b."""
-        for new, buffer in ((key, self.keys), (value, self.values)):
-            if min(starts) == max(starts) and min(counts) == max(counts):
-                buffer[:, :, starts[0] : starts[0] + counts[0]] = new[:, :, : counts[0]]
-                continue
+    def write(self, parts: tuple[NDArray[Any], ...], starts: list[int], counts: list[int]) -> None:
+        """Copy the first counts[b] tokens of entry b to row starts[b] and on, for every b."""
+        start, count = starts[0], counts[0]
+        every = zip(self.arrays.every, parts, strict=True)
+        if len(starts) == 1 or (min(starts) == max(starts) and min(counts) == max(counts)):
+            rows = _ALL, _ALL, slice(start, start + count)
+            for array, new in every:
+                array[rows] = new if new.shape[2] == count else new[:, :, :count]
+            return
+        for array, new in every:
             for entry, (start, count) in enumerate(zip(starts, counts, strict=True)):
-                buffer[entry, :, start : start + count] = new[entry, :, :count]
+                array[entry, :, start : start + count] = new[entry, :, :count]
 
-    def make_room(self, held: list[int], keep: list[int], counts: list[int]) -> None:
-        """Keep the last keep[b] of the held[b] tokens of entry b, with room for counts[b] more."""
-        # Room for the kept tokens once more: they are copied again only when as many were added.
-        needed = max(keep) + max(k + count for k, count in zip(keep, counts, strict=True))
-        spans = [(entry, n - k, n) for entry, (n, k) in enumerate(zip(held, keep, strict=True))]
-        if needed > self.capacity:
-            self.replace(spans, needed)
-        else:
-            _copy(self.keys, self.keys, spans)
-            _copy(self.values, self.values, spans)
+    def make_room(
+        self, held: list[int], first: list[int], last: list[int], counts: list[int]
+    ) -> None:
+        """Keep the first and last so many of the held rows of each entry, and room for counts."""
+        sizes = zip(first, last, counts, strict=True)
+        for entry, needed in enumerate(map(sum, sizes)):
+            if self.max_capacity is not None and needed > self.max_capacity:
+                raise CacheFullError(
+                    f"key: with {counts[entry]} more tokens entry {entry} would hold {needed}, "
+                    f"but max_capacity is {self.max_capacity}"
+                )
+        kept = [f + n for f, n in zip(first, last, strict=True)]
+        # Room for the moving tokens once more: they are copied again only when as many were added.
+        wanted = max(last) + max(k + count for k, count in zip(kept, counts, strict=True))
+        if self.max_capacity is not None:
+            wanted = min(wanted, self.max_capacity)
+        tails = [
+            (entry, f, entry, n - k, n)
+            for entry, (n, f, k) in enumerate(zip(held, first, last, strict=True))
+        ]
+        if wanted <= self.capacity:
+            _copy(self.arrays, self.arrays, tails)
+            return
+        heads = [(entry, 0, entry, 0, f) for entry, f in enumerate(first)]
+        self.arrays, self.capacity = self._moved(heads + tails, len(held), wanted), wanted
 
-    def replace(self, spans: list[Span], capacity: int) -> None:
-        """Take new buffers, in which entry i begins with the i-th span."""
-        keys, values = (
-            np.empty((len(spans), old.shape[1], capacity, old.shape[3]), old.dtype)
-            for old in (self.keys, self.values)
-        )
-        _copy(self.keys, keys, spans)
-        _copy(self.values, values, spans)
-        self.keys, self.values = keys, values
+    def copy(self, entries: list[int], held: list[int]) -> "KVBuffers":
+        """Copy so many rows of each of these entries into buffers of the same capacity."""
+        moves = [
+            (target, 0, entry, 0, n)
+            for target, (entry, n) in enumerate(zip(entries, held, strict=True))
+        ]
+        return KVBuffers(self._moved(moves, len(entries), self.capacity), self.max_capacity)
+
+    def _moved(self, moves: list[Move], batch: int, capacity: int) -> KVArrays:
+        new = self.arrays.like(batch, capacity)
+        _copy(self.arrays, new, moves)
+        return new
 
 
-def _copy(old: NDArray[Any], new: NDArray[Any], spans: list[Span]) -> None:
-    for entry, (source, start, end) in enumerate(spans):
-        new[entry, :, : end - start] = old[source, :, start:end]
+def _copy(old: KVArrays, new: KVArrays, moves: list[Move]) -> None:
+    for source, target in zip(old.every, new.every, strict=True):
+        for entry, row, origin, start, end in moves:
+            target[entry, :, row : row + end - start] = source[origin, :, start:end]

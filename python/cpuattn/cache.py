@@ -1,5 +1,6 @@
 """Keys and values of past tokens, kept so that generation computes each of them once."""
 
+import copy
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -7,8 +8,12 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cpuattn._arrays import as_array
 from cpuattn._attention import attention
-from cpuattn._checks import check_float_dtype, check_size, indices, per_entry
+from cpuattn._cache_dtypes import stored_dtype
+from cpuattn._checks import check_size, indices, per_entry
+from cpuattn._kv_arrays import KVArrays
 from cpuattn._kv_buffers import KVBuffers
+from cpuattn._kv_positions import Positions
+from cpuattn._sink_window import attend_sinks_and_window
 
 __all__ = ["KVCache"]
 
@@ -32,23 +37,35 @@ class KVCache:
     capacity : int, default 0
         Tokens to reserve room for. Full buffers are replaced by ones about twice as large, so that
         a token costs O(1) on average.
-    dtype : {"float32", "float64"}
-        Of keys and values.
+    max_capacity : int, optional
+        Tokens that no entry may exceed: the buffers never grow beyond it, and an append that needs
+        more raises CacheFullError. With ``capacity`` of the same size nothing is ever reallocated.
+    dtype : {"float32", "float64", "float16", "bfloat16", "int8"}
+        Of keys and values. "bfloat16" needs the package ml_dtypes; "int8" keeps one float32 scale
+        per token and head, as `quantize_int8` defines it.
     window : int, optional
         Sliding window: a query sees at most `window` keys, its own included, as `sliding_window`
         in model configurations says it (`attention` calls it ``window=(window - 1, None)``).
         Older keys are dropped when the buffers are full. With appends of L tokens these never
-        outgrow the larger of `capacity` and 2 * (window - 1) + L tokens.
+        outgrow the larger of `capacity` and sink_tokens + 2 * (window - 1) + L tokens.
+    sink_tokens : int, default 0
+        First tokens of each entry that are never dropped, and that queries see besides the
+        window (Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023).
 
     Raises
     ------
     TypeError, ValueError
-        If a size is not an integer or too small, or the dtype is not allowed.
+        If a size is not an integer or out of range, or the dtype is not allowed.
+    ImportError
+        If the dtype is bfloat16 and ml_dtypes is not installed.
 
     Notes
     -----
     The position of a token is the number of tokens that its entry held before it; it stays the
-    same when older keys are dropped. `lengths` and `query_offset` count positions.
+    same when older keys are dropped. `lengths` and `query_offset` count positions. With
+    `sink_tokens` a query at position p sees the keys at positions j < sink_tokens and those at
+    j > p - window, all subject to `causal` and the other options; ALiBi counts the true distance.
+    `attend` then computes both parts apart and joins them with `merge_attention`.
 
     Examples
     --------
@@ -71,8 +88,10 @@ class KVCache:
         *,
         value_dim: int | None = None,
         capacity: int = 0,
+        max_capacity: int | None = None,
         dtype: DTypeLike = "float32",
         window: int | None = None,
+        sink_tokens: int = 0,
     ) -> None:
         batch = check_size("batch", batch, at_least=1)
         kv_heads = check_size("kv_heads", kv_heads, at_least=1)
@@ -81,42 +100,69 @@ class KVCache:
             head_dim if value_dim is None else check_size("value_dim", value_dim, at_least=1)
         )
         capacity = check_size("capacity", capacity, at_least=0)
-        self.window = None if window is None else check_size("window", window, at_least=1)
+        if max_capacity is not None:
+            max_capacity = check_size("max_capacity", max_capacity, at_least=max(capacity, 1))
+        self._positions = Positions(batch, window, sink_tokens)
         shape = (batch, kv_heads, capacity, head_dim)
-        self._buffers = KVBuffers(shape, value_dim, check_float_dtype("dtype", dtype))
-        # Lists, because batches are small and a NumPy call costs more than a few integers.
-        self._lengths = [0] * batch
-        self._dropped = [0] * batch
-        self._last_rows = -1
-        self._last_starts = self._lengths
+        arrays = KVArrays(shape, value_dim, stored_dtype("dtype", dtype))
+        self._buffers = KVBuffers(arrays, max_capacity)
 
     @property
     def batch(self) -> int:
         """Number of batch entries."""
-        return len(self._lengths)
+        return len(self._positions.lengths)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each entry, (B,): the position of its next token; dropped ones count."""
-        return np.array(self._lengths, np.int64)
+        return np.array(self._positions.lengths, np.int64)
 
     @property
     def dropped(self) -> NDArray[np.int64]:
-        """Tokens of each entry that left the window, (B,): the position of its first key held."""
-        return np.array(self._dropped, np.int64)
+        """Tokens of each entry that left the window, (B,); the first `sink_tokens` never do."""
+        return np.array(self._positions.dropped, np.int64)
+
+    @property
+    def window(self) -> int | None:
+        """Keys that a query sees besides the sinks, its own included; None: all."""
+        return self._positions.window
+
+    @property
+    def sink_tokens(self) -> int:
+        """First tokens of each entry that never leave the window."""
+        return self._positions.sinks
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What keys and values are stored as."""
+        return self._buffers.arrays.dtype
 
     @property
     def keys(self) -> NDArray[Any]:
         """View of the keys held, (B, Hkv, Lk, D), Lk being the most that an entry holds.
 
-        What lies beyond ``lengths - dropped`` in another entry is undefined.
+        The first `sink_tokens` rows of an entry hold the tokens at these positions; a later row
+        r holds the token at position r + dropped. What lies beyond ``lengths - dropped`` in
+        another entry is undefined.
         """
-        return self._buffers.keys[:, :, : max(self._held())]
+        return self._buffers.arrays.keys[:, :, : self._rows()]
 
     @property
     def values(self) -> NDArray[Any]:
         """View of the values held, (B, Hkv, Lk, Dv), like `keys`."""
-        return self._buffers.values[:, :, : max(self._held())]
+        return self._buffers.arrays.values[:, :, : self._rows()]
+
+    @property
+    def key_scales(self) -> NDArray[np.float32] | None:
+        """View of the scales of the keys, (B, Hkv, Lk), if the dtype is int8; otherwise None."""
+        scales = self._buffers.arrays.key_scales
+        return None if scales is None else scales[:, :, : self._rows()]
+
+    @property
+    def value_scales(self) -> NDArray[np.float32] | None:
+        """View of the scales of the values, like `key_scales`."""
+        scales = self._buffers.arrays.value_scales
+        return None if scales is None else scales[:, :, : self._rows()]
 
     @property
     def capacity(self) -> int:
@@ -124,9 +170,14 @@ class KVCache:
         return self._buffers.capacity
 
     @property
+    def max_capacity(self) -> int | None:
+        """Tokens that no entry may exceed; None: as many as memory holds."""
+        return self._buffers.max_capacity
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of both buffers, room for further tokens included."""
-        return self._buffers.keys.nbytes + self._buffers.values.nbytes
+        """Bytes of all buffers, scales and room for further tokens included."""
+        return self._buffers.arrays.nbytes
 
     def append(self, key: ArrayLike, value: ArrayLike, *, lengths: ArrayLike | None = None) -> None:
         """Add the keys and values of the next L tokens to every entry, each at its own end.
@@ -135,7 +186,8 @@ class KVCache:
         ----------
         key : (B, Hkv, L, D) array
         value : (B, Hkv, L, Dv) array
-            Both in the dtype of the cache, with any strides.
+            Of any float dtype and strides; stored in the dtype of the cache, rounded to nearest
+            even. What is too large for float16 or bfloat16 becomes infinite.
         lengths : int or (B,) int, optional
             Tokens of each entry that count, from 0 to L; the rest is padding on the right, which
             is not stored. All L by default.
@@ -143,21 +195,27 @@ class KVCache:
         Raises
         ------
         TypeError
-            If a dtype differs from that of the cache, or `lengths` is not integer.
+            If key or value is not a float array, or `lengths` is not integer.
         ValueError
             If a shape does not fit or a length is outside 0 to L. The cache is then unchanged.
+        CacheFullError
+            If an entry would exceed `max_capacity`. The cache is then unchanged.
         """
-        key, value = self._buffers.check(key, value)
-        rows = key.shape[2]
-        counts = [rows] * self.batch
+        buffers, positions = self._buffers, self._positions
+        batch = len(positions.lengths)
+        key, value = buffers.arrays.check(key, value, batch)
+        tokens = key.shape[2]
+        counts = [tokens] * batch
         if lengths is not None:
-            counts = per_entry("lengths", lengths, self.batch)
-        if not 0 <= min(counts) <= max(counts) <= rows:
-            raise ValueError(f"lengths must be from 0 to {rows}, got {counts}")
-        self._make_room(counts)
-        self._buffers.write(key, value, self._held(), counts)
-        self._last_rows, self._last_starts = rows, self._lengths
-        self._lengths = [n + count for n, count in zip(self._lengths, counts, strict=True)]
+            counts = per_entry("lengths", lengths, batch)
+            if not 0 <= min(counts) <= max(counts) <= tokens:
+                raise ValueError(f"lengths must be from 0 to {tokens}, got {counts}")
+        parts = buffers.arrays.encode(key, value)
+        held = positions.held()
+        if max(held) + tokens > buffers.capacity:
+            held = self._make_room(held, counts)
+        buffers.write(parts, held, counts)
+        positions.advance(counts, tokens)
 
     @overload
     def attend(
@@ -189,14 +247,14 @@ class KVCache:
         Parameters
         ----------
         query : (B, Hq, Lq, D) array
-            In the dtype of the cache.
+            float64 for a float64 cache, else float32, float16 or bfloat16; the output has it too.
         query_offset : int or (B,) int, optional
             Position of query 0. By default as many queries as the last append had tokens are the
             queries of these tokens, padding included; otherwise the last query of an entry stands
             at its last key (bottom-right).
         **options
             Of `attention`, such as ``causal=True``; masks and biases have the key axis of `keys`.
-            The cache passes `key_lengths` itself, and `window` if it has one.
+            The cache passes `key_lengths` itself, `window` if it has one, and the scales of int8.
 
         Returns
         -------
@@ -212,31 +270,35 @@ class KVCache:
         ValueError
             If a query would see keys that were dropped.
         """
-        own = {"key_lengths"} if self.window is None else {"key_lengths", "window"}
+        own = {"key_lengths", "key_scale", "value_scale", "block_table"}
+        own |= set() if self.window is None else {"window"}
         if given := own & options.keys():
             raise TypeError(f"{', '.join(sorted(given))}: the cache passes its own")
-        query = as_array(query, "query")
-        rows = query.shape[-2] if query.ndim > 1 else 1
+        query, positions = as_array(query, "query"), self._positions
         if query_offset is not None:
             starts = per_entry("query_offset", query_offset, self.batch)
-        elif rows == self._last_rows:
-            starts = self._last_starts
         else:
-            starts = [n - rows for n in self._lengths]
+            starts = positions.starts(query.shape[-2] if query.ndim > 1 else 1)
         if self.window is not None:
             for entry, start in enumerate(starts):
-                self._check_window("query", entry, start)
+                positions.check("query", entry, start)
+        arrays = self._buffers.arrays
+        if self.sink_tokens:
+            both = attend_sinks_and_window(query, arrays, positions, starts, options)
+            return both if options.get("return_lse") else both[0]
+        if self.window is not None:
             options["window"] = (self.window - 1, None)
-        held = self._held()
-        offsets = [start - n for start, n in zip(starts, self._dropped, strict=True)]
+        held = positions.held()
+        offsets = [start - n for start, n in zip(starts, positions.dropped, strict=True)]
         if min(held) == max(held) and min(offsets) == max(offsets):
             options["query_offset"] = offsets[0]
         else:
             options["query_offset"], options["key_lengths"] = offsets, held
-        result: NDArray[Any] | tuple[NDArray[Any], NDArray[Any]] = attention(
+        options |= arrays.scales(slice(max(held)))
+        out: NDArray[Any] | tuple[NDArray[Any], NDArray[Any]] = attention(
             query, self.keys, self.values, **options
         )
-        return result
+        return out
 
     def truncate(self, n: ArrayLike) -> None:
         """Keep the first n tokens of each entry, taking back drafts that were not accepted.
@@ -254,15 +316,7 @@ class KVCache:
             If it is negative or larger than a length, or if the next token would see keys that
             were dropped. The last append can always be taken back, and so can all tokens.
         """
-        lengths = per_entry("n", n, self.batch)
-        for entry, (new, old) in enumerate(zip(lengths, self._lengths, strict=True)):
-            if not 0 <= new <= old:
-                raise ValueError(f"n must be from 0 to the length of the entry, {old}, got {new}")
-            if 0 < new < old:
-                self._check_window("n", entry, new)
-        self._dropped = [d if new else 0 for d, new in zip(self._dropped, lengths, strict=True)]
-        self._lengths = lengths
-        self._last_rows = -1
+        self._positions.truncate(per_entry("n", n, self.batch))
 
     def reorder(self, batch_indices: ArrayLike) -> None:
         """Make entry i a copy of the present entry batch_indices[i], as beam search does.
@@ -280,30 +334,33 @@ class KVCache:
             If it is empty, not one-dimensional, or outside 0 to B - 1.
         """
         chosen = indices("batch_indices", batch_indices, self.batch)
-        held = self._held()
-        self._buffers.replace([(entry, 0, held[entry]) for entry in chosen], self.capacity)
-        self._lengths = [self._lengths[entry] for entry in chosen]
-        self._dropped = [self._dropped[entry] for entry in chosen]
-        self._last_starts = [self._last_starts[entry] for entry in chosen]
+        held = self._positions.held()
+        self._buffers = self._buffers.copy(chosen, [held[entry] for entry in chosen])
+        self._positions.reorder(chosen)
 
-    def _held(self) -> list[int]:
-        """Keys held by each entry."""
-        return [n - d for n, d in zip(self._lengths, self._dropped, strict=True)]
+    def copy(self) -> "KVCache":
+        """Copy the cache: what is appended to one of the two does not change the other.
 
-    def _make_room(self, counts: list[int]) -> None:
-        """Have room for counts[b] more tokens in each entry b: drop old keys, else grow."""
-        held = self._held()
+        Returns
+        -------
+        KVCache
+            With the same tokens, capacity and options.
+        """
+        copied = copy.copy(self)
+        copied._positions = copy.copy(self._positions)  # noqa: SLF001 (its own class)
+        copied._buffers = self._buffers.copy(list(range(self.batch)), self._positions.held())  # noqa: SLF001
+        return copied
+
+    def _rows(self) -> int:
+        """Rows of the buffers that hold a token of some entry."""
+        return max(self._positions.held())
+
+    def _make_room(self, held: list[int], counts: list[int]) -> list[int]:
+        """Have room for counts[b] more tokens in each entry b; return what each then holds."""
         if max(n + count for n, count in zip(held, counts, strict=True)) <= self.capacity:
-            return
-        # The first of the new tokens sees itself and the window - 1 tokens before it.
-        keep = held if self.window is None else [min(n, self.window - 1) for n in held]
-        self._buffers.make_room(held, keep, counts)
-        self._dropped = [n - k for n, k in zip(self._lengths, keep, strict=True)]
-
-    def _check_window(self, name: str, entry: int, position: int) -> None:
-        """Raise ValueError if a query at this position would see a key that was dropped."""
-        if self.window is not None and position - (self.window - 1) < self._dropped[entry] > 0:
-            raise ValueError(
-                f"{name}: a token at position {position} of entry {entry} sees {self.window} keys, "
-                f"but those before position {self._dropped[entry]} left the window"
-            )
+            return held
+        first, last = self._positions.kept(held)
+        self._buffers.make_room(held, first, last, counts)
+        kept = [f + n for f, n in zip(first, last, strict=True)]
+        self._positions.drop_all_but(kept)
+        return kept

