@@ -30,9 +30,9 @@ def test_help_lists_every_command() -> None:
         assert f"\n  {command} " in result.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "selftest"])
+@pytest.mark.parametrize("command", ["demo", "demo chat", "demo minilm", "selftest"])
 def test_command_has_its_own_help(command: str) -> None:
-    result = run(command, "--help")
+    result = run(*command.split(), "--help")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"usage: python -m cpuattn {command}")
 
@@ -114,7 +114,13 @@ def test_reader_that_leaves_early_gets_no_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments"), [("glassllm", ["demo"]), ("tokenizers", ["demo", "minilm"])]
+    ("module", "arguments"),
+    [
+        ("glassllm", ["demo"]),
+        ("tokenizers", ["demo", "minilm"]),
+        ("gguf", ["demo", "chat", "Hello"]),
+        ("ml_dtypes", ["demo", "chat", "Hello"]),
+    ],
 )
 def test_missing_demo_extra(
     module: str,

@@ -20,7 +20,8 @@ COMMANDS = {
 EPILOG = """\
 commands (each but info has its own --help):
   info      versions, instruction sets, OpenMP runtime and threads
-  demo      a trained language model that writes text; `demo minilm` searches your text files
+  demo      a trained language model that writes text; `demo chat "…"` answers you,
+            `demo minilm` searches your text files
   bench     speed, error and memory beside NumPy, pure Python and installed peers
   selftest  every instruction set of this CPU against a float64 reference
 """

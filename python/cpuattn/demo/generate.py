@@ -1,6 +1,7 @@
 """``python -m cpuattn demo``: write text, check it, time it, draw the attention weights."""
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 import cpuattn
 from cpuattn.demo import glassllm, picture, speed
+from cpuattn.demo.arguments import positive_int
+from cpuattn.demo.decoder import Array, Decoder
 from cpuattn.demo.errors import DemoError
 
 PROMPTS = {"en": "Alice was beginning to", "pt": "Capitu olhou para"}
@@ -37,17 +40,17 @@ def main(argv: Sequence[str]) -> int:
     """
     args = _parse(argv)
     picture.check_path(args.output)
-    transformer, model, tokenizer = glassllm.load(args.lang)
+    decoder, model, tokenizer = glassllm.load(args.lang)
     prompt = PROMPTS[args.lang] if args.prompt is None else args.prompt
     ids: list[int] = tokenizer.encode(prompt)
-    _check_length(len(ids), args.tokens, transformer.config.max_len)
-    _introduce(args.lang, transformer)
+    _check_length(len(ids), args.tokens, decoder.config.context)
+    _introduce(args.lang, decoder)
     if tokenizer.unk_id in ids:
         print("note: the prompt has characters that this model does not know (⁇)")
 
     print(f"\n{tokenizer.decode(ids)}", end="", flush=True)
     steps = []
-    for step in greedy(transformer, ids, args.tokens):
+    for step in greedy(decoder, ids, args.tokens):
         print(tokenizer.decode([step[0]]), end="", flush=True)
         steps.append(step)
     print("\n")
@@ -55,15 +58,15 @@ def main(argv: Sequence[str]) -> int:
     same = _check(steps, model, ids)
     speed.print_generation(
         {
-            "cpuattn": lambda: list(greedy(transformer, ids, args.tokens)),
+            "cpuattn": lambda: list(greedy(decoder, ids, args.tokens)),
             "glassllm's own": lambda: list(model.generate(ids, args.tokens, greedy=True)),
         },
         args.tokens,
     )
-    speed.print_attention(transformer.config)
+    speed.print_attention(decoder.config)
     shown = [*ids, *(token for token, _ in steps)][:PICTURE_TOKENS]
     picture.draw(
-        attention_weights(transformer, shown),
+        attention_weights(decoder, shown),
         tokenizer.tokens(shown),
         args.output,
         prompt_length=len(ids),
@@ -73,29 +76,23 @@ def main(argv: Sequence[str]) -> int:
 
 
 def greedy(
-    transformer: glassllm.Transformer, ids: list[int], count: int
+    decoder: Decoder, ids: list[int], count: int
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Yield (token, probabilities of all tokens) `count` times, always the likeliest token."""
-    caches = transformer.new_caches()
-    pending = ids  # first the whole prompt (prefill), then one token at a time (decode)
-    for _ in range(count):
-        logits = transformer.logits(pending, caches).astype(np.float64)
-        exponentials = np.exp(logits - logits.max())
-        token = int(np.argmax(logits))
+    steps = decoder.write(ids, decoder.new_caches(), choose=lambda logits: int(np.argmax(logits)))
+    for token, logits in itertools.islice(steps, count):
+        exponentials = np.exp(logits.astype(np.float64) - logits.max())
         yield token, exponentials / exponentials.sum()
-        pending = [token]
 
 
-def attention_weights(
-    transformer: glassllm.Transformer, ids: list[int]
-) -> list[NDArray[np.float32]]:
+def attention_weights(decoder: Decoder, ids: list[int]) -> list[NDArray[np.float32]]:
     """Return each layer's weights, (query heads, tokens, tokens), for one pass over `ids`."""
     weights: list[NDArray[np.float32]] = []
 
-    def record(_layer: int, query: glassllm.Array, key: glassllm.Array) -> None:
+    def record(_layer: int, query: Array, key: Array) -> None:
         weights.append(cpuattn.attention_weights(query, key, causal=True)[0])
 
-    transformer.logits(ids, transformer.new_caches(), record)
+    decoder.logits(ids, decoder.new_caches(), record)
     return weights
 
 
@@ -103,21 +100,18 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m cpuattn demo",
         description="Write text with a small trained language model on cpuattn. "
-        "`demo minilm --help` shows the other demo: search in your own text files.",
+        "Other demos: `demo chat --help` (ask a language model), `demo minilm --help` (search "
+        "in your own text files).",
     )
     parser.add_argument("--prompt", help="the text to continue (default: one per language)")
-    parser.add_argument("--tokens", type=_positive, default=40, help="tokens to add (default 40)")
+    parser.add_argument(
+        "--tokens", type=positive_int, default=40, help="tokens to add (default 40)"
+    )
     parser.add_argument("--lang", choices=sorted(PROMPTS), default="en", help="default en")
     parser.add_argument(
         "--output", type=Path, default=Path("attention.png"), help="default attention.png"
     )
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
-    return int(text)
 
 
 def _check_length(prompt: int, tokens: int, limit: int) -> None:
@@ -135,15 +129,10 @@ def _check_length(prompt: int, tokens: int, limit: int) -> None:
         )
 
 
-def _introduce(lang: str, transformer: glassllm.Transformer) -> None:
-    config = transformer.config
-    parameters = sum(weight.size for weight in transformer.weights.values())
-    print(
-        f"glassllm ({lang}): {parameters:,} parameters, {config.n_layers} layers, "
-        f"{config.n_heads} query heads over {config.n_kv_heads} key/value heads, "
-        f"head_dim {transformer.head_dim}, context {config.max_len}"
-    )
-    query = np.zeros((config.n_heads, config.max_len, transformer.head_dim), np.float32)
+def _introduce(lang: str, decoder: Decoder) -> None:
+    print(f"glassllm ({lang}): {decoder.describe()}")
+    config = decoder.config
+    query = np.zeros((config.heads, config.context, config.head_dim), np.float32)
     plan = cpuattn.explain(query, query, query, causal=True)
     print(f"attention: cpuattn {cpuattn.__version__}, {plan['isa']}, {plan['threads']} thread(s)")
 

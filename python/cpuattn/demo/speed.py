@@ -3,11 +3,11 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 import cpuattn
+from cpuattn.demo.decoder import Config
 
 # A measurement shorter than this would mostly show the clock and the scheduler.
 SHORTEST_SECONDS = 2e-3
@@ -73,19 +73,18 @@ def print_generation(generations: Mapping[str, Callable[[], object]], tokens: in
         print(f"  {name:<16}{tokens / seconds:7.0f} tokens/s")
 
 
-def print_attention(config: Any) -> None:
+def print_attention(config: Config) -> None:
     """Time and print one attention call in pure Python, NumPy and cpuattn.
 
     Parameters
     ----------
-    config : glassllm.Config
+    config : Config
         Of the model whose largest possible call is timed first; a larger call follows.
     """
     print("\none causal attention call in float32:")
     print(f"  {'heads × tokens × head_dim':<28}{'pure Python':>12}{'NumPy':>10}{'cpuattn':>10}")
-    head_dim = config.d_model // config.n_heads
-    own = _time_attention(config.n_heads, config.n_kv_heads, config.max_len, head_dim)
-    _print_row(f"{config.n_heads} × {config.max_len} × {head_dim}", own)
+    own = _time_attention(config.heads, config.kv_heads, config.context, config.head_dim)
+    _print_row(f"{config.heads} × {config.context} × {config.head_dim}", own)
     larger = _time_attention(8, 8, 1024, 64, pure_python=False)  # that would take minutes
     _print_row("8 × 1024 × 64", larger)
 
