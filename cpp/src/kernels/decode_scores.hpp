@@ -32,7 +32,7 @@ void find_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end, s
                std::ptrdiff_t dims, void* copy, PieceRows<S>& rows) {
   const S* data = static_cast<const S*>(tokens.data);
   const bool strided = tokens.dim_stride != 1 && dims != 1;
-  const bool scattered = !strided && (tokens.pages || tokens.row_stride != dims);
+  const bool scattered = !strided && (sizeof(S) < 4 || tokens.pages || tokens.row_stride != dims);
   const std::ptrdiff_t most = begin + kDecodePiece + kPrefetchKeys;
   if (!scattered) last = end;
   if (last > most) last = most;
@@ -76,11 +76,17 @@ struct DecodeShape {
   static constexpr int kTile = V::kLanes > kRows ? V::kLanes : kRows;  // scores of one step
   static constexpr int kKeys = kTile / kRows;                          // keys of one step
   // Values are read key by key, in the order of memory; with so many rows that their sums could not
-  // be loaded and stored as fast, two keys at a time, for as many rows as half the registers hold
-  // weights of.
-  static constexpr int kValueKeys = kRows < 8 ? 1 : 2;
+  // be loaded and stored as fast (for narrow values, which come sooner, half as many), two keys at
+  // a time, for as many rows as half the registers hold weights of.
+  template <class S>
+  static constexpr int kValueKeys = kRows * sizeof(T) / sizeof(S) < 8 ? 1 : 2;
   static constexpr int kWeights = V::kAccumulators < 16 ? 8 : 16;
-  static constexpr int kValueRows = kRows < kWeights / kValueKeys ? kRows : kWeights / kValueKeys;
+  // Keys likewise; narrow ones together, so that a query is loaded once for all of them.
+  template <class S>
+  static constexpr int kTogether = sizeof(S) < sizeof(T) && kRows >= 4 ? kKeys : 1;
+  template <class S>
+  static constexpr int kValueRows =
+      kRows < kWeights / kValueKeys<S> ? kRows : kWeights / kValueKeys<S>;
 
   static std::ptrdiff_t padded(std::ptrdiff_t dims) {
     return (dims + V::kLanes - 1) / V::kLanes * V::kLanes;
@@ -98,17 +104,30 @@ template <class V, class S, int kRows>
   typename V::Vec sum[Shape::kTile];
 #pragma GCC unroll 16
   for (int i = 0; i < Shape::kTile; ++i) sum[i] = V::zero();
+  constexpr int kTogether = Shape::template kTogether<S>;
 #pragma GCC unroll 16
-  for (int t = 0; t < Shape::kKeys; ++t) {
-    const auto add_column = [&](std::ptrdiff_t d, typename V::Vec k) {
+  for (int first = 0; first < Shape::kKeys; first += kTogether) {
+    const auto add_column = [&](std::ptrdiff_t d, auto load) {
+      typename V::Vec k[kTogether];
+#pragma GCC unroll 16
+      for (int t = 0; t < kTogether; ++t) k[t] = load(key[first + t] + d);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        sum[t * kRows + r] = V::fma(k, V::load(queries + r * row_stride + d), sum[t * kRows + r]);
+        const auto query = V::load(queries + r * row_stride + d);
+#pragma GCC unroll 16
+        for (int t = 0; t < kTogether; ++t) {
+          auto& total = sum[(first + t) * kRows + r];
+          total = V::fma(k[t], query, total);
+        }
       }
     };
     std::ptrdiff_t d = 0;
-    for (; d + V::kLanes <= head_dim; d += V::kLanes) add_column(d, V::load(key[t] + d));
-    if (d < head_dim) add_column(d, load_first<V>(key[t] + d, head_dim - d));
+    for (; d + V::kLanes <= head_dim; d += V::kLanes) {
+      add_column(d, [](const S* p) { return V::load(p); });
+    }
+    if (d < head_dim) {
+      add_column(d, [&](const S* p) { return load_first<V>(p, head_dim - d); });
+    }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < Shape::kTile; i += V::kLanes) {

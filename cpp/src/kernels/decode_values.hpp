@@ -50,7 +50,7 @@ template <class V, class S, int kRows, int kKeys>
 [[gnu::always_inline]] inline void add_values(const DecodeValues<V, S, kRows>& block,
                                               std::ptrdiff_t first, int row,
                                               typename V::Element* sums) {
-  constexpr int kPart = DecodeShape<V, kRows>::kValueRows;
+  constexpr int kPart = DecodeShape<V, kRows>::template kValueRows<S>;
   const std::ptrdiff_t value_dim = block.work.value_dim;
   const std::ptrdiff_t row_stride = DecodeShape<V, kRows>::padded(value_dim);
   sums += row * row_stride;
@@ -114,14 +114,15 @@ template <class V, class S, int kRows>
   const std::ptrdiff_t size = kRows * Shape::padded(block.work.value_dim);
   for (std::ptrdiff_t i = 0; i < size; i += V::kLanes) V::store(sums + i, V::zero());
   const std::ptrdiff_t value_dim = block.work.value_dim;
-  for_each_tile<Shape::kValueKeys>(0, block.span.size(), [&](auto keys, std::ptrdiff_t first) {
-    constexpr int kKeys = decltype(keys)::value;
-    const std::ptrdiff_t ahead = first + kPrefetchKeys;
-    prefetch_rows<V>(block.values, ahead, ahead + kKeys, value_dim);
-    for (int row = 0; row < kRows; row += Shape::kValueRows) {
-      add_values<V, S, kRows, kKeys>(block, first, row, sums);
-    }
-  });
+  for_each_tile<Shape::template kValueKeys<S>>(
+      0, block.span.size(), [&](auto keys, std::ptrdiff_t first) {
+        constexpr int kKeys = decltype(keys)::value;
+        const std::ptrdiff_t ahead = first + kPrefetchKeys;
+        prefetch_rows<V>(block.values, ahead, ahead + kKeys, value_dim);
+        for (int row = 0; row < kRows; row += Shape::template kValueRows<S>) {
+          add_values<V, S, kRows, kKeys>(block, first, row, sums);
+        }
+      });
   fold_values(block, sums, outputs);
 }
 

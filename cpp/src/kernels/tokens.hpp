@@ -76,12 +76,17 @@ void copy_rows(const S* data, const Tokens& tokens, std::ptrdiff_t begin, std::p
       auto* to = copy + (row - begin) * copied_stride;
       auto scale = V::set1(1);
       if (run.scale) scale = V::set1(run.scale[index * tokens.scale_stride]);
-      for (std::ptrdiff_t d = 0; d < dims; d += V::kLanes) {
+      const auto store = [&](std::ptrdiff_t d, typename V::Vec numbers) {
+        V::store(to + d, sizeof(S) == 1 ? V::mul(numbers, scale) : numbers);
+      };
+      std::ptrdiff_t d = 0;
+      if (stride == 1) {
+        for (; d + V::kLanes <= dims; d += V::kLanes) store(d, V::load(from + d));
+      }
+      for (; d < dims; d += V::kLanes) {
         const std::ptrdiff_t rest = dims - d;
         const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
-        auto numbers = load_strided<V>(from + d * stride, stride, count);
-        if (sizeof(S) == 1) numbers = V::mul(numbers, scale);
-        V::store(to + d, numbers);
+        store(d, load_strided<V>(from + d * stride, stride, count));
       }
     }
   });
