@@ -171,8 +171,11 @@ std::vector<unsigned char> find_sums(Call& call, const Options& options) {
 void attention(const View& query, const View& key, const View& value, const View& output,
                const View* lse, const Options& options) {
   const Call call = resolve(query, key, &value, &output, lse, options);
-  if (!call.query_offsets) return attend(call, plan_shape(call), options, false);
-  for (const bool few : {true, false}) attend(call, packed_shape(call, few), options, false);
+  if (call.query_offsets) {
+    for (const bool few : {true, false}) attend(call, packed_shape(call, few), options, false);
+  } else {
+    attend(call, plan_shape(call), options, false);
+  }
 }
 
 void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,

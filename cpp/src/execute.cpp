@@ -56,12 +56,19 @@ void store_rows(const Work& work, const Matrix& output, const Partial& total) {
 }
 
 void store_total(const Work& work, const Matrix& output, const Partial& total) {
-  if (output.type == ElementType::kFloat64) return store_rows<double, double>(work, output, total);
-  if (output.type == ElementType::kFloat16) return store_rows<float, Float16>(work, output, total);
-  if (output.type == ElementType::kBFloat16) {
-    return store_rows<float, BFloat16>(work, output, total);
+  switch (output.type) {
+    case ElementType::kFloat64:
+      store_rows<double, double>(work, output, total);
+      break;
+    case ElementType::kFloat16:
+      store_rows<float, Float16>(work, output, total);
+      break;
+    case ElementType::kBFloat16:
+      store_rows<float, BFloat16>(work, output, total);
+      break;
+    default:
+      store_rows<float, float>(work, output, total);
   }
-  store_rows<float, float>(work, output, total);
 }
 
 char* lse_at(const Run& run, const Work& work, const HeadIndex& index, std::ptrdiff_t r) {

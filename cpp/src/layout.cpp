@@ -66,8 +66,8 @@ View unpacked(const View& view, std::ptrdiff_t batch, std::ptrdiff_t longest) {
 
 }  // namespace
 
-Offsets offsets_of(const View& view) {
-  return {static_cast<const char*>(view.data), view.stride[0]};
+Offsets offsets_of(const View& cu_seqlens) {
+  return {static_cast<const char*>(cu_seqlens.data), cu_seqlens.stride[0]};
 }
 
 Inputs::Inputs(const View& query, const View& key, const View* value, const Options& options)
@@ -76,38 +76,37 @@ Inputs::Inputs(const View& query, const View& key, const View* value, const Opti
     fail(std::string(options.cu_seqlens_q ? "cu_seqlens_k" : "cu_seqlens_q") +
          " is missing; cu_seqlens_q and cu_seqlens_k must be given together");
   }
-  if (options.block_table) unpage(options);
-  if (options.cu_seqlens_q) unpack(options);
+  if (options.block_table) unpage(*options.block_table, options);
+  if (options.cu_seqlens_q && options.cu_seqlens_k) {
+    unpack(*options.cu_seqlens_q, *options.cu_seqlens_k);
+  }
 }
 
-void Inputs::unpage(const Options& options) {
-  const View& table = *options.block_table;
+void Inputs::unpage(const View& block_table, const Options& options) {
   if (options.cu_seqlens_q) fail("block_table and cu_seqlens_q must not be given together");
   if (!options.key_lengths) {
     fail("key_lengths is missing; with block_table it says how many tokens are in use");
   }
-  if (table.rank < 1) fail("block_table has shape (); it must be (..., pages)");
+  if (block_table.rank < 1) fail("block_table has shape (); it must be (..., pages)");
   const View whole = key;
-  key = unpaged("key", key, table, 1);
-  value = has_value ? unpaged("value", value, table, 1) : key;
+  key = unpaged("key", key, block_table, 1);
+  value = has_value ? unpaged("value", value, block_table, 1) : key;
   if (value.shape[1] != key.shape[1]) {
     fail("value has another page_size than key, whose shape is " + text(whole));
   }
 }
 
-void Inputs::unpack(const Options& options) {
+void Inputs::unpack(const View& cu_seqlens_q, const View& cu_seqlens_k) {
   check_packed("query", query);
   check_packed("key", key);
   check_packed("value", value);
-  const View& first_queries = *options.cu_seqlens_q;
-  const View& first_keys = *options.cu_seqlens_k;
-  const std::ptrdiff_t queries = longest_sequence("cu_seqlens_q", first_queries, query.shape[0]);
-  const std::ptrdiff_t keys = longest_sequence("cu_seqlens_k", first_keys, key.shape[0]);
-  if (first_queries.shape[0] != first_keys.shape[0]) {
-    fail("cu_seqlens_k has shape " + text(first_keys) + " and cu_seqlens_q " + text(first_queries) +
-         "; they must be equal");
+  const std::ptrdiff_t queries = longest_sequence("cu_seqlens_q", cu_seqlens_q, query.shape[0]);
+  const std::ptrdiff_t keys = longest_sequence("cu_seqlens_k", cu_seqlens_k, key.shape[0]);
+  if (cu_seqlens_q.shape[0] != cu_seqlens_k.shape[0]) {
+    fail("cu_seqlens_k has shape " + text(cu_seqlens_k) + " and cu_seqlens_q " +
+         text(cu_seqlens_q) + "; they must be equal");
   }
-  const std::ptrdiff_t batch = first_queries.shape[0] - 1;
+  const std::ptrdiff_t batch = cu_seqlens_q.shape[0] - 1;
   if (value.shape[0] != key.shape[0]) {
     fail("value has shape " + text(value) + " and key " + text(key) +
          "; their lengths must be equal");

@@ -17,8 +17,8 @@ struct Inputs {
   Inputs(const View& query, const View& key, const View* value, const Options& options);
 
  private:
-  void unpage(const Options& options);
-  void unpack(const Options& options);
+  void unpage(const View& block_table, const Options& options);
+  void unpack(const View& cu_seqlens_q, const View& cu_seqlens_k);
 };
 
 Shapes infer_shapes(const Inputs& all);

@@ -28,6 +28,7 @@ Operand broadcast(const char* name, const View& view, const Shapes& shapes, int 
   if (!operand.data) operand.data = &nothing;
   bool fits = view.rank <= rank;
   for (int i = 1; fits && i <= rank; ++i) {
+    // NOLINTNEXTLINE(clang-analyzer-security.ArrayBound): infer_shapes bounds batch_rank
     const std::ptrdiff_t wanted = full[rank - i];
     const std::ptrdiff_t got = size(view, i);
     const bool may_broadcast = i > tail || broadcast_tail;
@@ -83,6 +84,7 @@ std::int64_t integer_at(const Operand& operand, const Shapes& shapes, std::ptrdi
                         std::ptrdiff_t i = 0) {
   std::ptrdiff_t offset = i * operand.stride[0];
   for (int dim = shapes.batch_rank - 1; dim >= 0; --dim) {
+    // NOLINTNEXTLINE(clang-analyzer-security.ArrayBound): infer_shapes bounds batch_rank
     offset += b % shapes.batch_shape[dim] * operand.batch_stride[dim];
     b /= shapes.batch_shape[dim];
   }
@@ -246,10 +248,10 @@ void resolve_tokens(Call& call, const Inputs& inputs, const View& key, const Vie
 }
 
 // After key_lengths, which say what is looked up.
-void resolve_pages(Call& call, const View& key, const View* value, const Options& options) {
-  const View& table = *options.block_table;
-  const std::ptrdiff_t pages = size(table, 1);
-  call.pages.table = place_integers("block_table", table, call.shapes, 1, pages);
+void resolve_pages(Call& call, const View& block_table, const View& key, const View* value,
+                   const Options& options) {
+  const std::ptrdiff_t pages = size(block_table, 1);
+  call.pages.table = place_integers("block_table", block_table, call.shapes, 1, pages);
   call.pages.size = key.shape[2];
   const auto strides = [](const View* rows, const std::optional<View>& scales) {
     return PageStrides{rows ? rows->stride[0] : 0, scales ? scales->stride[0] : 0};
@@ -275,12 +277,12 @@ Call resolve(const View& query, const View& key, const View* value, const View* 
   check_floats("query", query, query.dtype);
   call.query = place("query", inputs.query, call.shapes);
   resolve_tokens(call, inputs, key, value, options);
-  if (options.cu_seqlens_q) {
+  if (options.cu_seqlens_q && options.cu_seqlens_k) {
     call.query_offsets = offsets_of(*options.cu_seqlens_q);
     call.key_offsets = offsets_of(*options.cu_seqlens_k);
   }
   resolve_options(call, options);
-  if (options.block_table) resolve_pages(call, key, value, options);
+  if (options.block_table) resolve_pages(call, *options.block_table, key, value, options);
   const Shapes& s = call.shapes;
   const std::ptrdiff_t columns = value ? s.value_dim : s.key_length;
   const std::ptrdiff_t tail[3] = {s.query_heads, s.query_length, columns};

@@ -34,8 +34,7 @@ void find_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end, s
   const bool strided = tokens.dim_stride != 1 && dims != 1;
   const bool scattered = !strided && (sizeof(S) < 4 || tokens.pages || tokens.row_stride != dims);
   const std::ptrdiff_t most = begin + kDecodePiece + kPrefetchKeys;
-  if (!scattered) last = end;
-  if (last > most) last = most;
+  last = !scattered ? end : last < most ? last : most;
   rows.known = scattered ? last - begin : 0;
   for_each_run(data, tokens, begin, last, [&](const TokenRun<S>& run) {
     for (std::ptrdiff_t j = run.begin; j < run.end; ++j) {

@@ -62,10 +62,13 @@ template <class V, class S, int kRows, int kKeys>
       weight[k][r] = V::set1(block.weights[(first + k) * kRows + row + r]);
     }
   }
+  const S* value[kKeys];  // a store to `sums` could change the table, for all the compiler knows
+#pragma GCC unroll 16
+  for (int k = 0; k < kKeys; ++k) value[k] = block.values.row[first + k];
   const auto add_column = [&](std::ptrdiff_t d, auto load) {
     typename V::Vec v[kKeys];
 #pragma GCC unroll 16
-    for (int k = 0; k < kKeys; ++k) v[k] = load(block.values.row[first + k] + d);
+    for (int k = 0; k < kKeys; ++k) v[k] = load(value[k] + d);
 #pragma GCC unroll 16
     for (int r = 0; r < kPart; ++r) {
       auto sum = V::load(sums + r * row_stride + d);
