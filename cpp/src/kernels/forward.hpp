@@ -13,7 +13,8 @@
 // and everything else is how to do that well (Dao et al., arXiv:2205.14135 and 2307.08691, with
 // the roles of lanes exchanged). Because the queries lie in the lanes,
 // - both products read K and V where they lie and broadcast single elements: no packing (but for
-//   crowded values, see scratch.hpp), and strided or broadcast keys cost nothing extra;
+//   crowded values, narrow numbers and pages, see tokens.hpp), and strided or broadcast keys cost
+//   nothing extra;
 // - the softmax is vertical: no horizontal maximum or sum anywhere;
 // - the heads of a group are just more lanes, so K and V are read once per group.
 // Cost per block of R queries and C keys: R·C·(D + Dv) multiply-adds, R·C exponentials (as long as
