@@ -35,6 +35,7 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
   using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
   const std::ptrdiff_t stride = work.query.dim_stride;
+  const bool plain = stride == 1 && work.query.type == kTypeOf<T>;
   const auto scale = V::set1(factor);
   for (int n = 0; n < kRows; n += V::kLanes) {
     // The rows after these are asked for while these are turned.
@@ -47,9 +48,15 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
       const std::ptrdiff_t rest = work.head_dim - d;
       const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
       typename V::Vec square[V::kLanes];
+      if (plain && count == V::kLanes) {
 #pragma GCC unroll 16
-      for (int r = 0; r < V::kLanes; ++r) {
-        square[r] = load_row<V>(rows.query[n + r], work.query.type, stride, d, count);
+        for (int r = 0; r < V::kLanes; ++r) {
+          square[r] = V::load(reinterpret_cast<const T*>(rows.query[n + r]) + d);
+        }
+      } else {
+        for (int r = 0; r < V::kLanes; ++r) {
+          square[r] = load_row<V>(rows.query[n + r], work.query.type, stride, d, count);
+        }
       }
       V::transpose(square);
 #pragma GCC unroll 16
@@ -73,10 +80,17 @@ class RowStore {
   }
   void operator()(typename V::Vec (&columns)[V::kLanes], std::ptrdiff_t dim,
                   std::ptrdiff_t count) const {
+    using T = typename V::Element;
     V::transpose(columns);
+    if (dim_stride_ == 1 && type_ == kTypeOf<T> && count == V::kLanes) {
 #pragma GCC unroll 16
-    for (int r = 0; r < V::kLanes; ++r) {
-      if (r < count_) store_row<V>(row_[r], type_, dim_stride_, dim, columns[r], count);
+      for (int r = 0; r < V::kLanes; ++r) {
+        if (r < count_) V::store(static_cast<T*>(row_[r]) + dim, columns[r]);
+      }
+      return;
+    }
+    for (int r = 0; r < count_; ++r) {
+      store_row<V>(row_[r], type_, dim_stride_, dim, columns[r], count);
     }
   }
 

@@ -39,9 +39,10 @@ void find_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end, s
   for_each_run(data, tokens, begin, last, [&](const TokenRun<S>& run) {
     for (std::ptrdiff_t j = run.begin; j < run.end; ++j) {
       rows.row[j - begin] = run.row + (j - run.begin) * tokens.row_stride;
-      if (run.scale && j < end) {
-        rows.scale[j - begin] = run.scale[(j - run.begin) * tokens.scale_stride];
-      }
+    }
+    if (sizeof(S) > 1) return;
+    for (std::ptrdiff_t j = run.begin; run.scale && j < run.end && j < end; ++j) {
+      rows.scale[j - begin] = run.scale[(j - run.begin) * tokens.scale_stride];
     }
   });
   if (!strided) return;

@@ -51,24 +51,13 @@ typename V::Vec load_strided(const S* p, std::ptrdiff_t stride, std::ptrdiff_t c
   return V::load(elements);
 }
 
+// `count` elements of a row from `dim` on, the other lanes 0. A call: where rows are of the
+// kernel's type and contiguous, loops load them by themselves.
 template <class V>
-[[gnu::noinline]] typename V::Vec load_any(const void* row, ElementType type, std::ptrdiff_t stride,
+[[gnu::noinline]] typename V::Vec load_row(const void* row, ElementType type, std::ptrdiff_t stride,
                                            std::ptrdiff_t dim, std::ptrdiff_t count) {
   return with_type<V>(
       type, row, [&](const auto* p) { return load_strided<V>(p + dim * stride, stride, count); });
-}
-
-// `count` elements of a row from `dim` on, the other lanes 0.
-template <class V>
-[[gnu::always_inline]] inline typename V::Vec load_row(const void* row, ElementType type,
-                                                       std::ptrdiff_t stride, std::ptrdiff_t dim,
-                                                       std::ptrdiff_t count) {
-  using T = typename V::Element;
-  if (stride == 1 && type == kTypeOf<T>) {
-    const T* p = static_cast<const T*>(row) + dim;
-    return count == V::kLanes ? V::load(p) : V::load_partial(p, count);
-  }
-  return load_any<V>(row, type, stride, dim, count);
 }
 
 template <class V, class S>
@@ -79,8 +68,9 @@ void store_strided(S* p, std::ptrdiff_t stride, typename V::Vec values, std::ptr
   for (int i = 0; i < count; ++i) p[i * stride] = lane[i];
 }
 
+// The way back.
 template <class V>
-[[gnu::noinline]] void store_any(void* row, ElementType type, std::ptrdiff_t stride,
+[[gnu::noinline]] void store_row(void* row, ElementType type, std::ptrdiff_t stride,
                                  std::ptrdiff_t dim, typename V::Vec values, std::ptrdiff_t count) {
   using T = typename V::Element;
   if constexpr (sizeof(T) == 4) {
@@ -92,19 +82,6 @@ template <class V>
     }
   }
   store_strided<V>(static_cast<T*>(row) + dim * stride, stride, values, count);
-}
-
-// The way back.
-template <class V>
-[[gnu::always_inline]] inline void store_row(void* row, ElementType type, std::ptrdiff_t stride,
-                                             std::ptrdiff_t dim, typename V::Vec values,
-                                             std::ptrdiff_t count) {
-  using T = typename V::Element;
-  if (stride == 1 && type == kTypeOf<T>) {
-    T* p = static_cast<T*>(row) + dim;
-    return count == V::kLanes ? V::store(p, values) : V::store_partial(p, values, count);
-  }
-  store_any<V>(row, type, stride, dim, values, count);
 }
 
 }  // namespace
