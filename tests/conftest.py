@@ -49,15 +49,28 @@ def _watchdog(pytestconfig: pytest.Config) -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
-@pytest.fixture(params=cpuattn.isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test once with each instruction set that this CPU has."""
-    name: str = request.param
+def _use(name: str) -> Iterator[str]:
     one = np.ones((1, 1), np.float32)
     before = cpuattn.explain(one, one, one)["isa"]
     _core._use_isa(name)
     yield name
     _core._use_isa(before)
+
+
+# avx512_bf16 has kernels of its own for bfloat16 only: test_bfloat16_products.py.
+@pytest.fixture(params=[name for name in cpuattn.isas() if name != "avx512_bf16"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once with each instruction set that this CPU has."""
+    yield from _use(request.param)
+
+
+@pytest.fixture
+def bfloat16_isa() -> Iterator[str]:
+    """Run the test with the instruction set that multiplies bfloat16, or skip it."""
+    name = "avx512_bf16"
+    if name not in cpuattn.isas():
+        pytest.skip("this CPU does not multiply bfloat16")
+    yield from _use(name)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

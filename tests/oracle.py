@@ -152,7 +152,7 @@ def _weighted_sum(weights: Array, visible: Array, value: Array) -> Array:
     return out
 
 
-def assert_accurate(actual: Array, exact: Array, plain: Array) -> None:
+def assert_accurate(actual: Array, exact: Array, plain: Array, digit: float | None = None) -> None:
     """Assert that `actual` errs at most twice as much as `plain`, NumPy in the same dtype.
 
     The errors are the largest one and the relative L2 one, both against `exact`, which was
@@ -161,6 +161,7 @@ def assert_accurate(actual: Array, exact: Array, plain: Array) -> None:
     The floor is for results so small that NumPy is exact by luck: scores, weights and sums are
     each rounded at least once in any order of evaluation, so 4 units in the last place of the
     largest result are within reach of a correct implementation and far below those of a wrong one.
+    `digit`: such a unit, where it is not that of `plain`'s dtype.
     """
     assert actual.dtype == plain.dtype
     assert actual.shape == exact.shape
@@ -175,7 +176,7 @@ def assert_accurate(actual: Array, exact: Array, plain: Array) -> None:
     truth = exact[finite]
     error = abs(actual[finite] - truth)
     allowed = abs(plain[finite] - truth)
-    floor = 4 * eps(plain.dtype.type)
+    floor = 4 * (digit or eps(plain.dtype.type))
     assert error.max() <= 2 * allowed.max() + floor * abs(truth).max()
     norm = np.linalg.norm
     assert norm(error) <= 2 * norm(allowed) + floor * norm(truth)

@@ -12,6 +12,7 @@ from oracle import Dtype
 KEYS = {
     "kernel",
     "isa",
+    "products",
     "query_block",
     "key_block",
     "key_chunk",
@@ -33,7 +34,7 @@ def test_keys_and_types(names: tuple[str, ...], queries: int, isa: str, dtype: D
     assert plan["kernel"] == ("decode" if queries == 1 else "forward")
     assert plan["copies"] == []
     numbers: dict[str, Any] = {**plan}
-    for name in KEYS - {"kernel", "isa", "copies"}:
+    for name in KEYS - {"kernel", "isa", "products", "copies"}:
         assert isinstance(numbers[name], int)
         assert numbers[name] > 0
     assert plan["scratch_bytes"] <= plan["threads"] * 2**21

@@ -150,6 +150,7 @@ PyObject* core_explain(PyObject*, PyObject* const* args, Py_ssize_t count) {
     py::dict result;
     result["kernel"] = plan.kernel;
     result["isa"] = plan.isa;
+    result["products"] = plan.products;
     result["query_block"] = plan.query_block;
     result["key_block"] = plan.key_block;
     result["key_chunk"] = plan.key_chunk;
@@ -176,9 +177,12 @@ py::dict config() {
   return result;
 }
 
-double fma_peak(int element_size, double seconds) {
+double fma_peak(const std::string& dtype, double seconds) {
+  const DType type = dtype == "float64"    ? DType::kFloat64
+                     : dtype == "bfloat16" ? DType::kBFloat16
+                                           : DType::kFloat32;
   const py::gil_scoped_release unlocked;
-  return measure_peak(element_size == 8 ? DType::kFloat64 : DType::kFloat32, seconds) / 1e9;
+  return measure_peak(type, seconds) / 1e9;
 }
 
 double read_rate(const py::array_t<float, py::array::c_style>& data, double seconds) {
@@ -209,7 +213,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("isas", &cpuattn::isa_names, "Instruction sets that can run here, best first.");
   m.def("_use_isa", &cpuattn::use_isa_name, py::arg("name"),
         "Switches the instruction set of the whole process, for tests and benchmarks.");
-  m.def("_fma_peak", &cpuattn::fma_peak, py::arg("element_size"), py::arg("seconds"),
+  m.def("_fma_peak", &cpuattn::fma_peak, py::arg("dtype"), py::arg("seconds"),
         "GFLOP/s of one thread doing nothing but multiply-adds with the ISA in use.");
   m.def("_read_rate", &cpuattn::read_rate, py::arg("data").noconvert(), py::arg("seconds"),
         "GB/s of one thread doing nothing but reading an array with the ISA in use.");

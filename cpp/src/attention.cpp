@@ -82,7 +82,15 @@ PlanShape plan_shape(const Call& call) {
 
 const Kernels& kernels_for(DType dtype) {
   const Isa& isa = current_isa();
-  return dtype == DType::kFloat32 ? isa.float32 : isa.float64;
+  return dtype == DType::kFloat64 ? isa.float64 : isa.float32;
+}
+
+// bfloat16 throughout is multiplied as it is where the ISA can: weights of as many digits as the
+// result has. A wider `out` asks for more of them.
+bool has_bfloat16_products(const Call& call) {
+  constexpr DType kNarrow = DType::kBFloat16;
+  return current_isa().bfloat16 && call.query.dtype == kNarrow && call.key.dtype == kNarrow &&
+         call.value.dtype == kNarrow && (!call.output || call.output.dtype == kNarrow);
 }
 
 // What a thread may use: half of it for its own work, and what is left for results that wait.
@@ -116,8 +124,10 @@ void attend(const Call& call, const PlanShape& shape, const Options& options, bo
   const Kernels& kernels = kernels_for(call.dtype);
   const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
   if (plan.work_items == 0) return;
-  Run run{call, kernels, plan, shape};
+  Run run{call, kernels, kernels.forward, plan, shape};
   run.raw_sums = raw_sums;
+  // The sums of attention_weights are those of its own products.
+  if (has_bfloat16_products(call) && !raw_sums) run.forward = current_isa().bfloat16->forward;
   lay_out(run);
   const std::size_t own = run.thread_bytes * static_cast<std::size_t>(plan.threads);
   const Scratch scratch(own + plan.partial_bytes);
@@ -193,7 +203,7 @@ void attention_weights(const View& query, const View& key, const View& output, W
   Plan plan = make_plan(shape, limits, threads_for(options));
   if (plan.work_items == 0) return;
   if (plan.split) plan = unsplit(plan);
-  Run run{call, kernels, plan, shape};
+  Run run{call, kernels, kernels.forward, plan, shape};
   run.stage = static_cast<Stage>(stage);
   lay_out(run);
   const Scratch scratch(run.thread_bytes * static_cast<std::size_t>(plan.threads));
@@ -208,9 +218,11 @@ Explanation explain(const View& query, const View& key, const View& value, const
   const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
   Explanation e;
   e.isa = current_isa().name;
+  const bool narrow = has_bfloat16_products(call) && !plan.decode;
+  e.products = narrow ? "bfloat16" : call.dtype == DType::kFloat64 ? "float64" : "float32";
   e.kernel = plan.work_items == 0 ? "empty" : plan.decode ? "decode" : "forward";
   if (plan.work_items == 0) return e;
-  Run run{call, kernels, plan, shape};
+  Run run{call, kernels, kernels.forward, plan, shape};
   lay_out(run);
   e.query_block = plan.query_block;
   e.key_block = plan.decode ? kernels.decode_block : kernels.key_block;
@@ -240,14 +252,16 @@ std::string isa_name() { return current_isa().name; }
 void use_isa_name(const std::string& name) { use_isa(name); }
 double measure_peak(DType dtype, double seconds) {
   using Clock = std::chrono::steady_clock;
-  const Kernels& kernels = kernels_for(dtype);
+  const BFloat16Kernels* const bfloat16 = current_isa().bfloat16;
+  const auto multiply_add = dtype == DType::kBFloat16 && bfloat16 ? bfloat16->multiply_add
+                                                                  : kernels_for(dtype).multiply_add;
   double best = 0;
   volatile double sink = 0;
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
   do {
     const auto start = Clock::now();
     std::ptrdiff_t operations = 0;
-    sink = sink + kernels.multiply_add(100000, &operations);
+    sink = sink + multiply_add(100000, &operations);
     const std::chrono::duration<double> took = Clock::now() - start;
     best = std::max(best, static_cast<double>(operations) / took.count());
   } while (Clock::now() < end);

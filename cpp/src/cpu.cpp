@@ -12,9 +12,9 @@ struct Registers {
   unsigned eax, ebx, ecx, edx;
 };
 
-Registers cpuid(unsigned leaf) {
+Registers cpuid(unsigned leaf, unsigned subleaf = 0) {
   Registers r{};
-  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
   return r;
 }
 
@@ -39,11 +39,13 @@ CpuFeatures detect() {
   const unsigned state = saved_state();
   features.avx2_fma = all(seven.ebx, kAvx2) && all(state, kYmmState);
 #ifdef CPUATTN_EMULATE_AVX512
-  features.avx512 = features.avx2_fma;
+  features.avx512 = features.avx512_bf16 = features.avx2_fma;
   return features;
 #endif
   features.avx512 =
       features.avx2_fma && all(seven.ebx, kF | kDq | kBw | kVl) && all(state, kZmmState);
+  constexpr unsigned kBf16 = 1u << 5;  // of leaf 7, subleaf 1; all 0 where that does not exist
+  features.avx512_bf16 = features.avx512 && all(cpuid(7, 1).eax, kBf16);
   return features;
 }
 #else

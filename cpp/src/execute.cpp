@@ -103,7 +103,7 @@ bool is_taken(const Run& run, const HeadIndex& index, const Work& work) {
 }
 
 void run_kernel(const Run& run, const Work& work, unsigned char* scratch) {
-  (run.plan.decode ? run.kernels.decode : run.kernels.forward)(work, scratch);
+  (run.plan.decode ? run.kernels.decode : run.forward)(work, scratch);
 }
 
 // One query block of one head over all of its keys.

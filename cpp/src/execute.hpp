@@ -13,6 +13,7 @@ namespace cpuattn {
 struct Run {
   const Call& call;
   const Kernels& kernels;
+  void (*forward)(const Work&, void*);  // the kernels' own, or one for this call's types
   const Plan& plan;
   const PlanShape& shape;
   Stage stage = Stage::kWeights;

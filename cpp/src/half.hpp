@@ -14,6 +14,11 @@ struct BFloat16 {  // the upper half of a float
   std::uint16_t bits;
 };
 
+// Two neighbours, as the instructions that multiply bfloat16 numbers take them.
+struct BFloat16Pair {
+  BFloat16 first, second;
+};
+
 inline std::uint32_t bits_of(float x) {
   std::uint32_t bits;
   __builtin_memcpy(&bits, &x, sizeof(bits));

@@ -171,11 +171,18 @@ struct Kernels {
   std::size_t (*decode_scratch)(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int rows);
 };
 
-// What an ISA file exports: its one symbol.
+// Kernels that multiply bfloat16 numbers as they are: the weights are rounded to them too.
+struct BFloat16Kernels {
+  void (*forward)(const Work&, void* scratch);  // query, key and value: all bfloat16
+  double (*multiply_add)(std::ptrdiff_t rounds, std::ptrdiff_t* operations);
+};
+
+// What an ISA file exports: its one symbol. (Or BFloat16Kernels, which complete another's.)
 struct Isa {
   const char* name;
   Kernels float32;
   Kernels float64;
+  const BFloat16Kernels* bfloat16 = nullptr;  // none: bfloat16 is converted to float32
 };
 
 }  // namespace cpuattn

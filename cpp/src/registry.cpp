@@ -15,6 +15,9 @@ extern const Isa avx2_isa;
 #if defined(CPUATTN_HAVE_AVX512)
 extern const Isa avx512_isa;
 #endif
+#if defined(CPUATTN_HAVE_AVX512_BF16)
+extern const BFloat16Kernels avx512_bf16_kernels;
+#endif
 #if defined(CPUATTN_HAVE_NEON)
 extern const Isa neon_isa;
 #endif
@@ -26,10 +29,20 @@ struct Level {
   bool runs_here;
 };
 
+#if defined(CPUATTN_HAVE_AVX512_BF16)
+const Isa& avx512_bf16_isa() {
+  static const Isa isa{"avx512_bf16", avx512_isa.float32, avx512_isa.float64, &avx512_bf16_kernels};
+  return isa;
+}
+#endif
+
 // Best first. A new ISA is a row here.
 std::vector<Level> levels() {
   [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
   return {
+#if defined(CPUATTN_HAVE_AVX512_BF16)
+      {&avx512_bf16_isa(), cpu.avx512_bf16},
+#endif
 #if defined(CPUATTN_HAVE_AVX512)
       {&avx512_isa, cpu.avx512},
 #endif

@@ -94,6 +94,42 @@ inline simde__mmask16 test_bytes(__m128i a, __m128i b) {
   return static_cast<simde__mmask16>(mask);
 }
 
+inline float without_subnormal(float x) {
+  return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x;
+}
+inline float widen_bfloat16(std::uint16_t bits) {
+  const std::uint32_t wide = std::uint32_t{bits} << 16;
+  float x;
+  std::memcpy(&x, &wide, sizeof(x));
+  return without_subnormal(x);
+}
+inline std::uint16_t narrow_to_bfloat16(float x) {
+  x = without_subnormal(x);
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const std::uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+  return static_cast<std::uint16_t>((std::isnan(x) ? bits | 0x400000 : rounded) >> 16);
+}
+
+// The second product of a pair is added first; each sum is rounded.
+template <class Narrow>
+Floats multiply_pairs(Floats sum, Narrow a, Narrow b) {
+  Lanes<float, Floats> total(sum);
+  const Lanes<std::uint16_t, Narrow> x(a), y(b);
+  for (int i = 0; i < 32; ++i) {
+    float& to = total.at[i / 2];
+    const int k = i ^ 1;
+    to = without_subnormal(std::fma(widen_bfloat16(x.at[k]), widen_bfloat16(y.at[k]), to));
+  }
+  return total.vec();
+}
+inline Integers narrow_two(Floats high, Floats low) {
+  const Lanes<float, Floats> from[2] = {Lanes<float, Floats>(low), Lanes<float, Floats>(high)};
+  Lanes<std::uint16_t, Integers> to;
+  for (int i = 0; i < 32; ++i) to.at[i] = narrow_to_bfloat16(from[i / 16].at[i % 16]);
+  return to.vec();
+}
+
 }  // namespace
 }  // namespace emulated
 
@@ -118,3 +154,6 @@ inline simde__mmask16 test_bytes(__m128i a, __m128i b) {
 #define _mm512_cvtepi32_ps(v) emulated::convert_lanes<float, std::int32_t, emulated::Floats>(v)
 #define _mm512_cvtepi32_epi16(v) \
   emulated::convert_lanes<std::uint16_t, std::uint32_t, __m256i>(v)
+#undef _mm512_dpbf16_ps
+#define _mm512_dpbf16_ps(sum, a, b) emulated::multiply_pairs(sum, a, b)
+#define _mm512_cvtne2ps_pbh(high, low) emulated::narrow_two(high, low)

@@ -110,6 +110,7 @@ enum class WeightStage { kScores, kSoftcapped, kMasked, kWeights };
 struct Explanation {
   std::string kernel;  // "forward": queries in the lanes; "decode": head_dim in the lanes
   std::string isa;
+  std::string products;  // the type that is multiplied; sums are at least float32
   std::ptrdiff_t query_block = 0;
   std::ptrdiff_t key_block = 0;
   std::ptrdiff_t key_chunk = 0;  // keys of one work item
@@ -148,7 +149,8 @@ std::string isa_name();                // in use
 void use_isa_name(const std::string& name);
 
 // Floating-point operations per second of one thread, the most that the ISA in use reaches with
-// multiply-adds: the yardstick of the benchmark. dtype: kFloat32 or kFloat64.
+// multiply-adds: the yardstick of the benchmark. Of narrow types those of float32, if it does not
+// multiply them as they are.
 double measure_peak(DType dtype, double seconds);
 
 // Bytes per second that one thread reads of so many floats, again and again: with more of them than

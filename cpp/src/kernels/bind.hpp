@@ -35,5 +35,10 @@ constexpr Isa bind_isa(const char* name) {
   return {name, bind_kernels<F32>(), bind_kernels<F64>()};
 }
 
+template <class V>
+constexpr BFloat16Kernels bind_bfloat16() {
+  return {forward<V>, multiply_add<V>};
+}
+
 }  // namespace
 }  // namespace cpuattn

@@ -8,6 +8,7 @@
 
 #include "../kernel.hpp"
 #include "elements.hpp"
+#include "pairs.hpp"
 #include "rows.hpp"
 #include "tile.hpp"
 #include "tokens.hpp"
@@ -110,11 +111,12 @@ inline std::ptrdiff_t slice_dims(std::ptrdiff_t dims) {
 }
 
 // kFirst: the first slice, else its products are added. `max`, if any: raised to the largest score
-// of each row while the tile is in registers; NaN is passed over.
+// of each row while the tile is in registers; NaN is passed over. Pairs of queries do not carry the
+// scale: their scores are multiplied with `factor`.
 template <class V, int kVecs, int kKeys, bool kFirst>
-[[gnu::noinline]] void score_tile(const DenseRows<typename V::Element>& keys,
-                                  std::ptrdiff_t first_key, std::ptrdiff_t dims,
-                                  const typename V::Element* queries, typename V::Element* scores,
+[[gnu::noinline]] void score_tile(const DenseRows<Operand<V>>& keys, std::ptrdiff_t first_key,
+                                  std::ptrdiff_t depth, const Operand<V>* queries,
+                                  typename V::Element factor, typename V::Element* scores,
                                   typename V::Element* max) {
   constexpr int kCols = kTileCols<V, kVecs>;
   constexpr int kRows = kVecs * V::kLanes;
@@ -122,13 +124,14 @@ template <class V, int kVecs, int kKeys, bool kFirst>
     Tile<V, kKeys, kCols> tile;
     const Left left{keys.data + first_key * keys.stride, keys.stride, UnitStride{},
                     kKeyBlock * keys.stride};
-    multiply(tile, left, queries + first, kRows, dims);
+    multiply(tile, left, queries + first, kRows, depth);
 #pragma GCC unroll 16
     for (int m = 0; m < kKeys; ++m) {
 #pragma GCC unroll 16
       for (int n = 0; n < kCols; ++n) {
         auto* score = scores + m * kRows + first + n * V::kLanes;
         if (!kFirst) tile.at[m][n] = V::add(V::load(score), tile.at[m][n]);
+        if (V::kPack > 1) tile.at[m][n] = V::mul(tile.at[m][n], V::set1(factor));
         V::store(score, tile.at[m][n]);
       }
     }
@@ -143,24 +146,36 @@ template <class V, int kVecs, int kKeys, bool kFirst>
   }
 }
 
+template <class V>
+DenseRows<Operand<V>> key_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end,
+                               std::ptrdiff_t dim, std::ptrdiff_t dims, Operand<V>* copy) {
+  if constexpr (V::kPack == 2)
+    return key_pairs(tokens, begin, end, dim, dims, copy);
+  else
+    return dense_rows<V>(tokens, begin, end, dim, dims, copy);
+}
+
 // scores[key][row] = key . query for `count` keys from `begin` on, and the largest score of each
 // row in `max`, if it is given.
 template <class V, int kVecs>
 void score_block(const Work& work, std::ptrdiff_t begin, std::ptrdiff_t count,
-                 const typename V::Element* queries, typename V::Element* copy,
-                 typename V::Element* scores, typename V::Element* max) {
+                 const Operand<V>* queries, Operand<V>* copy, typename V::Element* scores,
+                 typename V::Element* max) {
+  using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
-  for (int n = 0; max && n < kRows; ++n) max[n] = -typename V::Element(INFINITY);
+  for (int n = 0; max && n < kRows; ++n) max[n] = -T(INFINITY);
   std::ptrdiff_t d = 0;
   do {  // once even if there are no dims: all scores are 0
     const std::ptrdiff_t dims = slice_dims(work.head_dim - d);
-    const auto keys = dense_rows<V>(work.key, begin, begin + count, d, dims, copy);
-    auto* const last_max = d + dims == work.head_dim ? max : nullptr;
+    const auto keys = key_rows<V>(work.key, begin, begin + count, d, dims, copy);
+    const bool last = d + dims == work.head_dim;
+    const T factor = last ? query_factor<T>(work) : T(1);
     for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(0, count, [&](auto size, std::ptrdiff_t j) {
       constexpr int kKeys = decltype(size)::value;
       const auto tile =
           d == 0 ? score_tile<V, kVecs, kKeys, true> : score_tile<V, kVecs, kKeys, false>;
-      tile(keys, j, dims, queries + d * kRows, scores + j * kRows, last_max);
+      tile(keys, j, operands<V>(dims), queries + operands<V>(d) * kRows, factor, scores + j * kRows,
+           last ? max : nullptr);
     });
     d += dims;
   } while (d < work.head_dim);

@@ -13,6 +13,24 @@ namespace {
 template <class T>
 constexpr ElementType kTypeOf = sizeof(T) == 4 ? ElementType::kFloat32 : ElementType::kFloat64;
 
+// What the products of a kernel multiply: its own numbers, or pairs of narrower ones.
+template <class T, int kPack>
+struct OperandOf {
+  using Type = T;
+};
+template <class T>
+struct OperandOf<T, 2> {
+  using Type = BFloat16Pair;
+};
+template <class V>
+using Operand = typename OperandOf<typename V::Element, V::kPack>::Type;
+
+// How many operands hold so many numbers.
+template <class V>
+constexpr std::ptrdiff_t operands(std::ptrdiff_t numbers) {
+  return (numbers + V::kPack - 1) / V::kPack;
+}
+
 // f(data) with the pointer's type. Kernels of doubles are given nothing else.
 template <class V, class F>
 [[gnu::always_inline]] inline auto with_type(ElementType type, const void* data, F f) {

@@ -41,20 +41,20 @@ struct ForwardScratch {
   static constexpr int kRows = kVecs * V::kLanes;
 
   ForwardScratch(ScratchCutter& cut, std::ptrdiff_t head_dim, std::ptrdiff_t value_dim)
-      : queries(cut.take<T>(head_dim * kRows)),
+      : queries(cut.take<Operand<V>>(operands<V>(head_dim) * kRows)),
         outputs(cut.take<T>(value_dim * kRows)),
         chunk_outputs(cut.take<T>(value_dim * kRows)),
         scores(cut.take<T>(kKeyBlock * kRows)),
         visible(cut.take<T>(kKeyBlock * kRows)),
-        copy(cut.take<T>(
-            kKeyBlock * copy_stride<T>(slice_dims(head_dim > value_dim ? head_dim : value_dim)))) {}
+        copy(cut.take<Operand<V>>(kKeyBlock * copy_stride<Operand<V>>(slice_dims(
+                                                  head_dim > value_dim ? head_dim : value_dim)))) {}
 
-  T* queries;        // [head_dim][rows]
-  T* outputs;        // [value_dim][rows]
-  T* chunk_outputs;  // likewise, of a chunk that will be merged
-  T* scores;         // [key][rows]
-  T* visible;        // [key][rows]: -inf where hidden; only to trace a NaN or inf
-  T* copy;           // [key][dim]: only for keys and values that are not multiplied in place
+  Operand<V>* queries;  // [head_dim][rows]
+  T* outputs;           // [value_dim][rows]
+  T* chunk_outputs;     // likewise, of a chunk that will be merged
+  T* scores;            // [key][rows]
+  T* visible;           // [key][rows]: -inf where hidden; only to trace a NaN or inf
+  Operand<V>* copy;     // [key][dim]: only for keys and values that are not multiplied in place
 };
 
 // What a block of queries has summed up so far: outputs[value_dim][row] and their weights.
@@ -177,9 +177,9 @@ bool sum_keys(const Work& work, const RowBlock<typename V::Element, kVecs * V::k
     const std::ptrdiff_t offset = span.begin - begin;
     score_span(work, rows, span, scratch, sums.state);
     if (raise_base(sums.state) && !empty) sums.rescale();
-    add_weights(sums.state, scratch.scores, offset, span.size());
-    ValueBlock<V, kVecs> block{work, rows, span, {}, scratch.scores, scratch.visible};
-    accumulate_values(block, offset, scratch.copy, sums.outputs);
+    const Operand<V>* weights = add_weights(sums.state, scratch.scores, offset, span.size());
+    ValueBlock<V, kVecs> block{work, rows, span, offset, {}, weights, scratch.visible};
+    accumulate_values(block, scratch.copy, sums.outputs);
     empty = false;
   }
   return true;
@@ -192,7 +192,11 @@ void forward_block(const Work& work, void* memory) {
   const ForwardScratch<V, kVecs> scratch(cut, work.head_dim, work.value_dim);
   RowBlock<T, kVecs * V::kLanes> rows;
   describe_rows(work, rows);
-  load_queries<V, kVecs>(work, rows, query_factor<T>(work), scratch.queries);
+  if constexpr (V::kPack == 1) {
+    load_queries<V, kVecs>(work, rows, query_factor<T>(work), scratch.queries);
+  } else {
+    load_query_pairs<V, kVecs>(work, rows, scratch.queries);
+  }
 
   Sums<V, kVecs> total(scratch.outputs, work.value_dim);
   Sums<V, kVecs> chunk(scratch.chunk_outputs, work.value_dim);

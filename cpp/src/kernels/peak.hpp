@@ -4,6 +4,8 @@
 
 #include <cstddef>
 
+#include "elements.hpp"
+
 namespace cpuattn {
 namespace {
 
@@ -16,6 +18,15 @@ double sum_lanes(typename V::Vec v) {
   return sum;
 }
 
+template <class V>
+auto set_operands(float x) {
+  if constexpr (V::kPack == 1) {
+    return V::set1(x);
+  } else {
+    return V::pair(V::set1(x), V::set1(x));
+  }
+}
+
 // `rounds` times as many multiply-adds as fit into the registers, none waiting for another:
 // 12 chains hide a latency of 4 cycles on up to 3 units. Returns their sum, so that the
 // compiler must do them.
@@ -23,18 +34,18 @@ template <class V>
 double multiply_add(std::ptrdiff_t rounds, std::ptrdiff_t* operations) {
   constexpr int kChains = V::kAccumulators;
   using T = typename V::Element;
-  const auto a = V::set1(T(1.0001)), b = V::set1(T(-0.0001));
+  const auto a = set_operands<V>(0.5f), b = set_operands<V>(-0.25f);
   typename V::Vec sum[kChains];
 #pragma GCC unroll 32
   for (int i = 0; i < kChains; ++i) sum[i] = V::set1(T(1) / T(i + 1));
   for (std::ptrdiff_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 32
-    for (int i = 0; i < kChains; ++i) sum[i] = V::fma(sum[i], a, b);
+    for (int i = 0; i < kChains; ++i) sum[i] = V::fma(a, b, sum[i]);
   }
   auto total = V::zero();
 #pragma GCC unroll 32
   for (int i = 0; i < kChains; ++i) total = V::add(total, sum[i]);
-  *operations = rounds * 2 * kChains * V::kLanes;
+  *operations = rounds * 2 * kChains * V::kLanes * V::kPack;
   return sum_lanes<V>(total);
 }
 

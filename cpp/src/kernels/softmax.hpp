@@ -7,6 +7,7 @@
 #include <cstddef>
 
 #include "../kernel.hpp"
+#include "elements.hpp"
 #include "exp.hpp"
 
 namespace cpuattn {
@@ -27,7 +28,9 @@ struct SoftmaxState {
 // exp(8), which loses no digit, and after the first blocks hardly any score makes sums shrink.
 // (Lazy rescaling: FlashAttention-4.) The division at the end uses the same base: nothing is
 // approximated.
-constexpr int kBaseSlack = 8;
+// Where weights are rounded to bfloat16 the base is the maximum: 1, the largest weight, is exact.
+template <class V>
+constexpr int kBaseSlack = V::kPack == 1 ? 8 : 0;
 
 // What is subtracted before exp: the base, or 0 for a row that has seen no key, so that
 // its scores (-inf) become exp(-inf) = 0 and not exp(-inf + inf) = NaN.
@@ -87,7 +90,7 @@ void find_block_max(SoftmaxState<V, kVecs>& state, const typename V::Element* sc
 template <class V, int kVecs>
 bool raise_base(SoftmaxState<V, kVecs>& state) {
   const auto is_larger = [&](int n) {
-    const auto limit = V::add(V::load(state.base + n), V::set1(kBaseSlack));
+    const auto limit = V::add(V::load(state.base + n), V::set1(kBaseSlack<V>));
     return V::less(limit, V::load(state.block_max + n));
   };
   bool raised = false;
@@ -105,33 +108,48 @@ bool raise_base(SoftmaxState<V, kVecs>& state) {
 }
 
 // Turns `count` keys of scores[key][row] into weights in place, and adds them to the sums. `offset`
-// keys of the block were left out before the first one: groups start at the same keys for all.
+// keys of the block were left out before the first one: groups, and pairs, start at the same keys
+// for all. Returns the weights as the products want them: [key][row], or [pair of keys][row], with
+// 0 beside a key that lacks its neighbour.
 template <class V, int kVecs>
-void add_weights(SoftmaxState<V, kVecs>& state, typename V::Element* scores, std::ptrdiff_t offset,
-                 std::ptrdiff_t count) {
+const Operand<V>* add_weights(SoftmaxState<V, kVecs>& state, typename V::Element* scores,
+                              std::ptrdiff_t offset, std::ptrdiff_t count) {
   using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
   constexpr int kStep = kVecs < V::kTileVecs ? kVecs : V::kTileVecs;
+  auto* weights = reinterpret_cast<Operand<V>*>(scores);  // never written ahead of what was read
   for (int first = 0; first < kRows; first += kStep * V::kLanes) {
-    typename V::Vec base[kStep], sum[kStep];
+    typename V::Vec base[kStep], sum[kStep], group[kStep];
 #pragma GCC unroll 4
     for (int n = 0; n < kStep; ++n) {
       base[n] = softmax_base<V>(V::load(state.base + first + n * V::kLanes));
       sum[n] = V::load(state.sum + first + n * V::kLanes);
     }
+    const auto weigh = [&](std::ptrdiff_t j, int n) {
+      const auto score = V::load(scores + j * kRows + first + n * V::kLanes);
+      const auto weight = exp_weight<V>(V::sub(score, base[n]), T(kWeightScale));
+      group[n] = V::add(group[n], weight);
+      return weight;
+    };
     for (std::ptrdiff_t j = 0; j < count;) {
       const std::ptrdiff_t next = j + kSumGroup - (offset + j) % kSumGroup;
       const std::ptrdiff_t end = next < count ? next : count;
-      typename V::Vec group[kStep];
 #pragma GCC unroll 4
       for (int n = 0; n < kStep; ++n) group[n] = V::zero();
-      for (; j < end; ++j) {
+      while (j < end) {
+        auto* weight = weights + ((offset + j) / V::kPack - offset / V::kPack) * kRows + first;
+        if constexpr (V::kPack == 1) {
 #pragma GCC unroll 4
-        for (int n = 0; n < kStep; ++n) {
-          auto* score = scores + j * kRows + first + n * V::kLanes;
-          const auto weight = exp_weight<V>(V::sub(V::load(score), base[n]), T(kWeightScale));
-          group[n] = V::add(group[n], weight);
-          V::store(score, weight);
+          for (int n = 0; n < kStep; ++n) V::store(weight + n * V::kLanes, weigh(j, n));
+          ++j;
+        } else {
+          const bool alone = j + 1 == end, second = (offset + j) % 2 != 0;
+#pragma GCC unroll 4
+          for (int n = 0; n < kStep; ++n) {
+            const auto one = weigh(j, n), other = alone || second ? V::zero() : weigh(j + 1, n);
+            V::store(weight + n * V::kLanes, second ? V::pair(other, one) : V::pair(one, other));
+          }
+          j += alone || second ? 1 : 2;
         }
       }
 #pragma GCC unroll 4
@@ -140,6 +158,7 @@ void add_weights(SoftmaxState<V, kVecs>& state, typename V::Element* scores, std
 #pragma GCC unroll 4
     for (int n = 0; n < kStep; ++n) V::store(state.sum + first + n * V::kLanes, sum[n]);
   }
+  return weights;
 }
 
 // scores = softcap * tanh(scores), where the scores were scaled by 1 / softcap beforehand.

@@ -59,12 +59,13 @@ template <class V, int kRows, class T>
 }
 
 // tile[m][n] = sum over k of left(m, k) * right[k][n], added in the order of k whatever the size of
-// the tile.
-template <class V, int kRows, int kCols, class RowStride, class DepthStride>
-[[gnu::always_inline]] inline void multiply(
-    Tile<V, kRows, kCols>& tile, const Left<typename V::Element, RowStride, DepthStride>& left,
-    const typename V::Element* right, std::ptrdiff_t right_stride, std::ptrdiff_t depth) {
-  const typename V::Element* row[kRows];
+// the tile. S: an operand of V, its element or a pair.
+template <class V, int kRows, int kCols, class S, class RowStride, class DepthStride>
+[[gnu::always_inline]] inline void multiply(Tile<V, kRows, kCols>& tile,
+                                            const Left<S, RowStride, DepthStride>& left,
+                                            const S* right, std::ptrdiff_t right_stride,
+                                            std::ptrdiff_t depth) {
+  const S* row[kRows];
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) row[m] = left.data + m * std::ptrdiff_t(left.row_stride);
 #pragma GCC unroll 16
@@ -75,12 +76,12 @@ template <class V, int kRows, int kCols, class RowStride, class DepthStride>
 #pragma GCC unroll 4
   for (std::ptrdiff_t k = 0; k < depth; ++k) {
     prefetch_step<V, kRows>(left, k);
-    typename V::Vec b[kCols];
+    decltype(V::load(right)) b[kCols];
 #pragma GCC unroll 16
     for (int n = 0; n < kCols; ++n) b[n] = V::load(right + k * right_stride + n * V::kLanes);
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
-      const typename V::Vec a = V::set1(row[m][k * std::ptrdiff_t(left.depth_stride)]);
+      const auto a = V::set1(row[m][k * std::ptrdiff_t(left.depth_stride)]);
 #pragma GCC unroll 16
       for (int n = 0; n < kCols; ++n) tile.at[m][n] = V::fma(a, b[n], tile.at[m][n]);
     }

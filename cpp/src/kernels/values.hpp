@@ -9,6 +9,7 @@
 #include "../kernel.hpp"
 #include "block.hpp"
 #include "mask.hpp"
+#include "pairs.hpp"
 #include "rows.hpp"
 #include "tile.hpp"
 #include "tokens.hpp"
@@ -16,8 +17,8 @@
 namespace cpuattn {
 namespace {
 
-// Products along the keys are summed in groups that start at fixed keys of a block, for the same
-// reason as the weights: equal terms are all rounded alike.
+// Products along the keys (or pairs of them) are summed in groups that start at fixed keys of a
+// block, for the same reason as the weights: equal terms are all rounded alike.
 constexpr std::ptrdiff_t kValueGroup = 48;
 
 // One block of keys: what its values are to be multiplied with, and who may see them.
@@ -27,13 +28,19 @@ struct ValueBlock {
   const Work& work;
   const RowBlock<T, kVecs * V::kLanes>& rows;
   KeySpan span;
-  DenseRows<T> values;  // of the slice of dims at hand
-  const T* weights;     // [key][rows]
-  T* visible;           // [key][rows], valid once `traced`
+  std::ptrdiff_t offset;         // keys of the block before the span
+  DenseRows<Operand<V>> values;  // of the slice of dims at hand
+  const Operand<V>* weights;     // [key or pair of keys][rows]
+  T* visible;                    // [key][rows], valid once `traced`
   bool traced = false;
+
+  // What lies before the span, in keys or pairs, and the first key of one of them.
+  std::ptrdiff_t first() const { return offset / V::kPack; }
+  std::ptrdiff_t depth() const { return operands<V>(offset + span.size()) - first(); }
+  std::ptrdiff_t key(std::ptrdiff_t j) const { return (first() + j) * V::kPack - offset; }
 };
 
-// Keys [begin, end) of a block, the first or a later group of it.
+// Keys, or pairs of them, [begin, end) of a block, the first or a later group of it.
 struct KeyGroup {
   std::ptrdiff_t begin, end;
 };
@@ -52,6 +59,12 @@ template <class V, int kVecs, int kDims, int kCols>
   }
 }
 
+template <class V, int kVecs>
+typename V::Mask is_hidden(const ValueBlock<V, kVecs>& block, std::ptrdiff_t key, int row) {
+  const auto visible = V::load(block.visible + key * kVecs * V::kLanes + row);
+  return V::equal(visible, V::set1(-INFINITY));
+}
+
 // A hidden key has weight 0, but 0 · NaN is NaN. Where a sum over a partly hidden block came out
 // as NaN or inf, it is done again with the hidden keys left out: an unmasked NaN stays exactly
 // where it belongs. What is hidden is found by masking a block of zeros.
@@ -65,15 +78,23 @@ template <class V, int kVecs>
     mask_block<V, kVecs>(block.work, block.rows, block.span, block.visible);
     block.traced = true;
   }
-  const auto hidden = V::set1(-INFINITY);
   for (std::ptrdiff_t d = dim; d < dim + dims; ++d) {
     for (int row = first; row < first + cols * V::kLanes; row += V::kLanes) {
       auto sum = V::zero();
       for (std::ptrdiff_t j = group.begin; j < group.end; ++j) {
         const auto value = V::set1(block.values.data[j * block.values.stride + d]);
-        const auto next = V::fma(value, V::load(block.weights + j * kRows + row), sum);
-        const auto is_hidden = V::equal(V::load(block.visible + j * kRows + row), hidden);
-        sum = V::select(is_hidden, sum, next);
+        const auto weight = V::load(block.weights + j * kRows + row);
+        if constexpr (V::kPack == 1) {
+          sum = V::select(is_hidden(block, j, row), sum, V::fma(value, weight, sum));
+        } else {
+          const std::ptrdiff_t key = block.key(j);
+          auto seen = value;
+          if (key >= 0) seen = V::clear_first(is_hidden(block, key, row), seen);
+          if (key + 1 < block.span.size()) {
+            seen = V::clear_second(is_hidden(block, key + 1, row), seen);
+          }
+          sum = V::fma(seen, weight, sum);
+        }
       }
       add_tile<V, kVecs>(Tile<V, 1, 1>{{{sum}}}, outputs + d * kRows + row);
     }
@@ -113,16 +134,16 @@ template <class V, int kVecs, int kDims, bool kCheck>
   }
 }
 
-// `offset` keys of the block lie before the span. Group by group, so that its values and weights
-// stay in the L1 cache while all dims are multiplied.
+// Group by group, so that its values and weights stay in the L1 cache while all dims are
+// multiplied.
 template <class V, int kVecs>
-void accumulate_slice(ValueBlock<V, kVecs>& block, std::ptrdiff_t offset, std::ptrdiff_t dims,
+void accumulate_slice(ValueBlock<V, kVecs>& block, std::ptrdiff_t dims,
                       typename V::Element* outputs) {
   const bool check = block.span.cover != Cover::kAll || block.work.bias.type != ElementType::kNone;
-  const std::ptrdiff_t count = block.span.size();
-  KeyGroup group{0, kValueGroup - offset % kValueGroup};
-  for (; group.begin < count; group = {group.end, group.end + kValueGroup}) {
-    group.end = group.end < count ? group.end : count;
+  const std::ptrdiff_t depth = block.depth();
+  KeyGroup group{0, kValueGroup - block.first() % kValueGroup};
+  for (; group.begin < depth; group = {group.end, group.end + kValueGroup}) {
+    group.end = group.end < depth ? group.end : depth;
     for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(0, dims, [&](auto size, std::ptrdiff_t dim) {
       constexpr int kDims = decltype(size)::value;
       const auto tile =
@@ -133,20 +154,26 @@ void accumulate_slice(ValueBlock<V, kVecs>& block, std::ptrdiff_t offset, std::p
 }
 
 // All dims at once where values are read in place, else in slices that fit the copy. Crowded values
-// are copied if several tiles beside each other read them.
+// are copied if several tiles beside each other read them, pairs of values always.
 template <class V, int kVecs>
-void accumulate_values(ValueBlock<V, kVecs>& block, std::ptrdiff_t offset,
-                       typename V::Element* copy, typename V::Element* outputs) {
+void accumulate_values(ValueBlock<V, kVecs>& block, Operand<V>* copy,
+                       typename V::Element* outputs) {
   using T = typename V::Element;
   const Tokens& value = block.work.value;
+  const KeySpan span = block.span;
   const std::ptrdiff_t value_dim = block.work.value_dim;
   const bool crowded = kVecs > V::kTileVecs && are_crowded<T>(value);
-  const bool copied =
-      crowded || value.dim_stride != 1 || value.type != kTypeOf<T> || value.pages != nullptr;
+  const bool copied = V::kPack > 1 || crowded || value.dim_stride != 1 ||
+                      value.type != kTypeOf<T> || value.pages != nullptr;
   for (std::ptrdiff_t d = 0, dims; d < value_dim; d += dims) {
     dims = copied ? slice_dims(value_dim - d) : value_dim;
-    block.values = dense_rows<V>(value, block.span.begin, block.span.end, d, dims, copy, crowded);
-    accumulate_slice(block, offset, dims, outputs + d * kVecs * V::kLanes);
+    if constexpr (V::kPack == 1) {
+      block.values = dense_rows<V>(value, span.begin, span.end, d, dims, copy, crowded);
+    } else {
+      block.values =
+          value_pairs<V>(value, span.begin, span.end, block.offset % 2 != 0, d, dims, copy);
+    }
+    accumulate_slice(block, dims, outputs + d * kVecs * V::kLanes);
   }
 }
 

@@ -17,6 +17,7 @@ struct Avx2F32 {
   using Vec = __m256;
   using Mask = __m256;  // all bits of a lane set or clear
   static constexpr int kLanes = 8;
+  static constexpr int kPack = 1;
   static constexpr int kAccumulators = 12;
   static constexpr int kBlockVecs = 8;
   static constexpr int kTileVecs = 2;
@@ -138,6 +139,7 @@ struct Avx2F64 {
   using Vec = __m256d;
   using Mask = __m256d;
   static constexpr int kLanes = 4;
+  static constexpr int kPack = 1;
   static constexpr int kAccumulators = 12;
   static constexpr int kBlockVecs = 8;
   static constexpr int kTileVecs = 2;

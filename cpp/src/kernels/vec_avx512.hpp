@@ -17,6 +17,7 @@ struct Avx512F32 {
   using Vec = __m512;
   using Mask = __mmask16;
   static constexpr int kLanes = 16;
+  static constexpr int kPack = 1;
   static constexpr int kAccumulators = 24;
   static constexpr int kBlockVecs = 4;
   static constexpr int kTileVecs = 4;
@@ -147,6 +148,7 @@ struct Avx512F64 {
   using Vec = __m512d;
   using Mask = __mmask8;
   static constexpr int kLanes = 8;
+  static constexpr int kPack = 1;
   static constexpr int kAccumulators = 24;
   static constexpr int kBlockVecs = 4;
   static constexpr int kTileVecs = 4;

@@ -17,6 +17,7 @@ struct NeonF32 {
   using Vec = float32x4_t;
   using Mask = uint32x4_t;
   static constexpr int kLanes = 4;
+  static constexpr int kPack = 1;
   static constexpr int kAccumulators = 24;
   static constexpr int kBlockVecs = 8;
   static constexpr int kTileVecs = 4;
@@ -109,6 +110,7 @@ struct NeonF64 {
   using Vec = float64x2_t;
   using Mask = uint64x2_t;
   static constexpr int kLanes = 2;
+  static constexpr int kPack = 1;
   static constexpr int kAccumulators = 24;
   static constexpr int kBlockVecs = 8;
   static constexpr int kTileVecs = 4;

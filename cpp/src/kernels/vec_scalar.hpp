@@ -20,6 +20,7 @@ template <class T>
 struct ScalarVec {
   using Element = T;
   static constexpr int kLanes = 16 / sizeof(T);
+  static constexpr int kPack = 1;          // numbers in an operand of a product (pairs.hpp: 2)
   static constexpr int kAccumulators = 8;  // vectors that a register tile may sum up in
   static constexpr int kBlockVecs = 4;     // query block = kBlockVecs * kLanes rows
   static constexpr int kTileVecs = 2;      // vectors of queries in a register tile

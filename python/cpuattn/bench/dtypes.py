@@ -14,8 +14,10 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return found
 
 
-def computed(name: str) -> str:
-    """Name the dtype in which cpuattn computes on numbers of another one."""
+def multiplied(name: str, isa: str) -> str:
+    """Name the dtype that an instruction set multiplies where the numbers are of another one."""
+    if name == "bfloat16" and isa == "avx512_bf16":
+        return name
     return "float64" if name == "float64" else "float32"
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpuattn import _core
-from cpuattn.bench.dtypes import computed
 
 # Several times what the last level of the largest caches holds for one processor.
 READ_BYTES = 512 << 20
@@ -20,7 +19,8 @@ def fma_peak(dtype: str, threads: int, seconds: float) -> float:
     Parameters
     ----------
     dtype : str
-        Of the numbers; those of 16 and of 8 bits are multiplied in float32.
+        Of the numbers; narrow ones are multiplied in float32 where the instruction set has no
+        products of their own.
     threads : int
         How many run at once; their rates are added.
     seconds : float
@@ -31,9 +31,8 @@ def fma_peak(dtype: str, threads: int, seconds: float) -> float:
     float
         GFLOP/s; a multiply-add is two operations.
     """
-    size = np.dtype(computed(dtype)).itemsize
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(_core._fma_peak, [size] * threads, [seconds] * threads))  # noqa: SLF001
+        return sum(pool.map(_core._fma_peak, [dtype] * threads, [seconds] * threads))  # noqa: SLF001
 
 
 def read_peak(threads: int, seconds: float) -> float:

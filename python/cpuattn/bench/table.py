@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from cpuattn.bench.dtypes import computed
+from cpuattn.bench.dtypes import multiplied
 from cpuattn.bench.results import US, CellRecord, Record, Row, count_threads, rows
 
 MIB = 2**20
@@ -90,7 +90,7 @@ def peak_line(cells: Sequence[CellRecord]) -> str:
     found: dict[str, list[float]] = {}
     for cell in cells:
         threads = count_threads(cell["threads"])
-        peak = f"{cell['isa']} {computed(cell['dtype'])} {threads}, GFLOP/s"
+        peak = f"{cell['isa']} {multiplied(cell['dtype'], cell['isa'])} {threads}, GFLOP/s"
         found.setdefault(peak, []).extend(cell["peak_gflops"])
         found.setdefault(f"reads {threads}, GB/s", []).extend(cell["read_gbytes"])
     parts = [f"{name} {min(each):.0f} to {max(each):.0f}" for name, each in found.items()]

@@ -1,0 +1,112 @@
+// Rows of bfloat16 numbers as operands of products that take them in pairs: V::kPack == 2.
+//
+// Along head_dim the pairs lie in memory as they are wanted. Along the keys they do not: the values
+// of two neighbours are interleaved in a copy. Pairs of keys start at even keys of a block, so that
+// no row can shift those of another; what lacks its neighbour has 0 beside it.
+#pragma once
+
+#include <cstddef>
+
+#include "../half.hpp"
+#include "../kernel.hpp"
+#include "rows.hpp"
+#include "tokens.hpp"
+
+namespace cpuattn {
+namespace {
+
+// queries[pair of dims][row], unscaled: a product with the scale would be rounded.
+template <class V, int kVecs>
+void load_query_pairs(const Work& work,
+                      const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
+                      BFloat16Pair* queries) {
+  constexpr int kRows = kVecs * V::kLanes;
+  constexpr std::ptrdiff_t kDims = 2 * V::kLanes;
+  const std::ptrdiff_t stride = work.query.dim_stride;
+  for (int n = 0; n < kRows; n += V::kLanes) {
+    for (std::ptrdiff_t d = 0; d < work.head_dim; d += kDims) {
+      const std::ptrdiff_t rest = work.head_dim - d, count = rest < kDims ? rest : kDims;
+      typename V::Vec square[V::kLanes];
+      for (int r = 0; r < V::kLanes; ++r) {
+        const auto* row = reinterpret_cast<const BFloat16*>(rows.query[n + r]) + d * stride;
+        BFloat16 numbers[kDims] = {};
+        const bool plain = stride == 1 && count == kDims;
+        for (std::ptrdiff_t i = 0; !plain && i < count; ++i) numbers[i] = row[i * stride];
+        const BFloat16* from = plain ? row : numbers;
+        square[r] = V::as_vec(V::load(reinterpret_cast<const BFloat16Pair*>(from)));
+      }
+      V::transpose(square);
+      for (std::ptrdiff_t i = 0; 2 * i < count; ++i) {
+        V::store(queries + (d / 2 + i) * kRows + n, V::as_pairs(square[i]));
+      }
+    }
+  }
+}
+
+// `dims` dims from `dim` on of the keys [begin, end), in place where their pairs lie side by side.
+inline DenseRows<BFloat16Pair> key_pairs(const Tokens& tokens, std::ptrdiff_t begin,
+                                         std::ptrdiff_t end, std::ptrdiff_t dim,
+                                         std::ptrdiff_t dims, BFloat16Pair* copy) {
+  const auto* data = static_cast<const BFloat16*>(tokens.data);
+  if (!tokens.pages && tokens.dim_stride == 1 && tokens.row_stride % 2 == 0 && dims % 2 == 0) {
+    const BFloat16* first = data + begin * tokens.row_stride + dim;
+    return {reinterpret_cast<const BFloat16Pair*>(first), tokens.row_stride / 2};
+  }
+  const std::ptrdiff_t copied_stride = copy_stride<BFloat16Pair>((dims + 1) / 2);
+  for_each_run(data, tokens, begin, end, [&](const TokenRun<BFloat16>& run) {
+    for (std::ptrdiff_t row = run.begin; row < run.end; ++row) {
+      const BFloat16* from =
+          run.row + (row - run.begin) * tokens.row_stride + dim * tokens.dim_stride;
+      BFloat16Pair* to = copy + (row - begin) * copied_stride;
+      for (std::ptrdiff_t d = 0; d < dims; d += 2) {
+        const BFloat16 second = d + 1 < dims ? from[(d + 1) * tokens.dim_stride] : BFloat16{0};
+        to[d / 2] = {from[d * tokens.dim_stride], second};
+      }
+    }
+  });
+  return {copy, copied_stride};
+}
+
+// copy[dim] = (first[dim], second[dim]); a row that is null counts as zeros.
+template <class V>
+void interleave(const BFloat16* first, const BFloat16* second, std::ptrdiff_t stride,
+                std::ptrdiff_t dims, BFloat16Pair* copy) {
+  std::ptrdiff_t d = 0;
+  if (stride == 1 && first && second) {
+    for (; d + V::kLanes <= dims; d += V::kLanes)
+      V::store(copy + d, V::pair(first + d, second + d));
+  }
+  for (; d < dims; ++d) {
+    copy[d] = {first ? first[d * stride] : BFloat16{0}, second ? second[d * stride] : BFloat16{0}};
+  }
+}
+
+// Likewise of the values [begin, end), two rows in one; `odd`: the first is the second of a pair.
+template <class V>
+DenseRows<BFloat16Pair> value_pairs(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end,
+                                    bool odd, std::ptrdiff_t dim, std::ptrdiff_t dims,
+                                    BFloat16Pair* copy) {
+  const std::ptrdiff_t stride = copy_stride<BFloat16Pair>(dims);
+  const BFloat16* first = nullptr;  // of a pair whose second is still to come
+  bool waits = odd;
+  BFloat16Pair* to = copy;
+  const auto* data = static_cast<const BFloat16*>(tokens.data);
+  for_each_run(data, tokens, begin, end, [&](const TokenRun<BFloat16>& run) {
+    for (std::ptrdiff_t row = run.begin; row < run.end; ++row) {
+      const BFloat16* from =
+          run.row + (row - run.begin) * tokens.row_stride + dim * tokens.dim_stride;
+      if (waits) {
+        interleave<V>(first, from, tokens.dim_stride, dims, to);
+        to += stride;
+      } else {
+        first = from;
+      }
+      waits = !waits;
+    }
+  });
+  if (waits) interleave<V>(first, nullptr, tokens.dim_stride, dims, to);
+  return {copy, stride};
+}
+
+}  // namespace
+}  // namespace cpuattn
