@@ -208,12 +208,50 @@ def test_wider_results_are_computed_in_float32() -> None:
     )
 
 
-def test_few_rows_are_converted() -> None:
-    """Reading is what takes their time: the decode kernel computes in float32."""
-    query, key, value = bfloat16_arrays(Shape(queries=3, keys=70, head_dim=20))
-    assert cpuattn.explain(query, key, value)["products"] == "float32"
-    expected = cpuattn.attention(*(wide(x) for x in (query, key, value)))
-    same_bits(cpuattn.attention(query, key, value), narrow(expected))
+FEW = [
+    Shape(queries=1, keys=1100, head_dim=128, heads=4),
+    Shape(queries=3, keys=70, head_dim=21, value_dim=9),
+    Shape(queries=2, keys=300, head_dim=33, value_dim=40, heads=4),
+    Shape(queries=1, keys=1, head_dim=1),
+]
+
+
+@pytest.mark.parametrize("shape", FEW, ids=lambda s: f"{s.queries}x{s.keys}x{s.head_dim}")
+@pytest.mark.parametrize("names", [(), *((name,) for name in OPTIONS)], ids="+".join)
+def test_few_rows_round_only_the_result(shape: Shape, names: tuple[str, ...]) -> None:
+    """The decode kernel's weights are float32."""
+    options = make_case(shape, np.float32, names).options
+    arrays = bfloat16_arrays(shape)
+    assert cpuattn.explain(*arrays, **options)["kernel"] == "decode"
+    assert cpuattn.explain(*arrays, **options)["products"] == "bfloat16"
+    got, lse = cpuattn.attention(*arrays, **options, return_lse=True)
+    numbers = [wide(x) for x in arrays]
+    exact = attend(*numbers, dtype=np.float64, **options)
+    plain = attend(*numbers, dtype=np.float32, **options)
+    # Where float32 rounds to the other side of a tie, one digit is lost.
+    assert_accurate(wide(got), exact.out, wide(narrow(plain.out)), DIGIT / 4)
+    assert_accurate(lse, exact.lse, plain.lse)
+
+
+def test_bits_of_few_rows() -> None:
+    """They depend neither on threads, nor on strides, nor on the other rows and heads."""
+    query, key, value = bfloat16_arrays(Shape(queries=3, keys=1500, head_dim=33, value_dim=20))
+    expected = cpuattn.attention(query, key, value)
+    same_bits(cpuattn.attention(query, key, value, num_threads=1), expected)
+    strided = [
+        np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2) for x in (query, key, value)
+    ]
+    same_bits(cpuattn.attention(*strided), expected)
+    same_bits(cpuattn.attention(query[:, 1:, 2:], key[:, 1:], value[:, 1:]), expected[:, 1:, 2:])
+
+
+def test_poison_of_few_rows() -> None:
+    query, key, value = bfloat16_arrays(Shape(queries=2, keys=90, head_dim=18))
+    expected = cpuattn.attention(query, key, value, key_lengths=61)
+    key[:, :, 61:], value[:, :, 61:] = np.nan, np.nan
+    same_bits(cpuattn.attention(query, key, value, key_lengths=61), expected)
+    value[:, :, 60] = np.nan
+    assert np.isnan(wide(cpuattn.attention(query, key, value, key_lengths=61))).all()
 
 
 @given(

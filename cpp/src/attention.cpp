@@ -124,10 +124,14 @@ void attend(const Call& call, const PlanShape& shape, const Options& options, bo
   const Kernels& kernels = kernels_for(call.dtype);
   const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
   if (plan.work_items == 0) return;
-  Run run{call, kernels, kernels.forward, plan, shape};
-  run.raw_sums = raw_sums;
+  Run run{call, kernels, plan, shape};
+  run.kernel = plan.decode ? kernels.decode : kernels.forward;
   // The sums of attention_weights are those of its own products.
-  if (has_bfloat16_products(call) && !raw_sums) run.forward = current_isa().bfloat16->forward;
+  if (has_bfloat16_products(call) && !raw_sums) {
+    const BFloat16Kernels& bfloat16 = *current_isa().bfloat16;
+    run.kernel = plan.decode ? bfloat16.decode : bfloat16.forward;
+  }
+  run.raw_sums = raw_sums;
   lay_out(run);
   const std::size_t own = run.thread_bytes * static_cast<std::size_t>(plan.threads);
   const Scratch scratch(own + plan.partial_bytes);
@@ -203,7 +207,8 @@ void attention_weights(const View& query, const View& key, const View& output, W
   Plan plan = make_plan(shape, limits, threads_for(options));
   if (plan.work_items == 0) return;
   if (plan.split) plan = unsplit(plan);
-  Run run{call, kernels, kernels.forward, plan, shape};
+  Run run{call, kernels, plan, shape};
+  run.kernel = kernels.weights;
   run.stage = static_cast<Stage>(stage);
   lay_out(run);
   const Scratch scratch(run.thread_bytes * static_cast<std::size_t>(plan.threads));
@@ -218,11 +223,12 @@ Explanation explain(const View& query, const View& key, const View& value, const
   const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
   Explanation e;
   e.isa = current_isa().name;
-  const bool narrow = has_bfloat16_products(call) && !plan.decode;
-  e.products = narrow ? "bfloat16" : call.dtype == DType::kFloat64 ? "float64" : "float32";
+  e.products = has_bfloat16_products(call)     ? "bfloat16"
+               : call.dtype == DType::kFloat64 ? "float64"
+                                               : "float32";
   e.kernel = plan.work_items == 0 ? "empty" : plan.decode ? "decode" : "forward";
   if (plan.work_items == 0) return e;
-  Run run{call, kernels, kernels.forward, plan, shape};
+  Run run{call, kernels, plan, shape};
   lay_out(run);
   e.query_block = plan.query_block;
   e.key_block = plan.decode ? kernels.decode_block : kernels.key_block;

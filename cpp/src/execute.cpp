@@ -102,10 +102,6 @@ bool is_taken(const Run& run, const HeadIndex& index, const Work& work) {
   return work.num_rows > 0 && (!run.call.query_offsets || few == run.plan.decode);
 }
 
-void run_kernel(const Run& run, const Work& work, unsigned char* scratch) {
-  (run.plan.decode ? run.kernels.decode : run.forward)(work, scratch);
-}
-
 // One query block of one head over all of its keys.
 template <class T>
 void run_block(const Run& run, int thread, const Item& item, const StopCheck& stop) {
@@ -120,7 +116,7 @@ void run_block(const Run& run, int thread, const Item& item, const StopCheck& st
   work.output = matrix(index, run.call.output);
   work.row_base = total.row_base;
   work.row_sum = total.row_sum;
-  run_kernel(run, work, scratch);
+  run.kernel(work, scratch);
   store_lse<T>(run, work, index, total);
 }
 
@@ -141,7 +137,7 @@ void run_chunk(const Run& run, int thread, const Item& item, const StopCheck& st
   set_keys(run.call, run.plan, work, item.first_chunk, item.end_chunk);
   if (!sees_keys(work)) return;
   aim_at(work, split_partial(run, work, item, item.first_chunk), run.call.dtype);
-  run_kernel(run, work, run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes);
+  run.kernel(work, run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes);
 }
 
 // The same merges in the same order as in the kernel over all chunks: the same bits.
@@ -183,7 +179,7 @@ void run_weights(const Run& run, int thread, const Item& item, const StopCheck& 
   }
   work.row_base = base;
   work.row_sum = sum;
-  run.kernels.weights(work, scratch);
+  run.kernel(work, scratch);
 }
 
 template <class Body>

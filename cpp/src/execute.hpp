@@ -13,9 +13,9 @@ namespace cpuattn {
 struct Run {
   const Call& call;
   const Kernels& kernels;
-  void (*forward)(const Work&, void*);  // the kernels' own, or one for this call's types
   const Plan& plan;
   const PlanShape& shape;
+  void (*kernel)(const Work&, void* scratch) = nullptr;  // what runs the items
   Stage stage = Stage::kWeights;
   bool raw_sums = false;              // for attention_weights: lse holds pairs (base, sum)
   unsigned char* scratch = nullptr;   // of all threads

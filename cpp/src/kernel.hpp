@@ -171,9 +171,11 @@ struct Kernels {
   std::size_t (*decode_scratch)(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int rows);
 };
 
-// Kernels that multiply bfloat16 numbers as they are: the weights are rounded to them too.
+// Kernels for query, key and value of bfloat16, multiplied as they are. The forward kernel rounds
+// the weights to bfloat16 too. They take no more scratch than those of float32.
 struct BFloat16Kernels {
-  void (*forward)(const Work&, void* scratch);  // query, key and value: all bfloat16
+  void (*forward)(const Work&, void* scratch);
+  void (*decode)(const Work&, void* scratch);
   double (*multiply_add)(std::ptrdiff_t rounds, std::ptrdiff_t* operations);
 };
 

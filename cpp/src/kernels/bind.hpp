@@ -37,7 +37,7 @@ constexpr Isa bind_isa(const char* name) {
 
 template <class V>
 constexpr BFloat16Kernels bind_bfloat16() {
-  return {forward<V>, multiply_add<V>};
+  return {forward<V>, decode<V>, multiply_add<V>};
 }
 
 }  // namespace

@@ -33,15 +33,15 @@ struct DecodeScratch {
   using Shape = DecodeShape<V, kRows>;
 
   DecodeScratch(ScratchCutter& cut, std::ptrdiff_t head_dim, std::ptrdiff_t value_dim)
-      : queries(cut.take<T>(kRows * Shape::padded(head_dim))),
+      : queries(cut.take<Operand<V>>(kRows * Shape::padded(operands<V>(head_dim)))),
         outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
         chunk_outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
         sums(cut.take<T>(kRows * Shape::padded(value_dim))),
         copy(cut.take<T>(kDecodePiece *
                          copy_stride<T>(head_dim > value_dim ? head_dim : value_dim))) {}
 
-  T* queries;  // [row][padded head_dim], zeros behind head_dim
-  T* outputs;  // [row][padded value_dim]
+  Operand<V>* queries;  // [row][padded head_dim], zeros behind head_dim
+  T* outputs;           // [row][padded value_dim]
   T* chunk_outputs;
   T* sums;  // of a piece of keys
   T* copy;
@@ -49,16 +49,20 @@ struct DecodeScratch {
 
 template <class V, int kRows>
 void load_decode_queries(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
-                         typename V::Element* queries) {
+                         Operand<V>* queries) {
   using T = typename V::Element;
-  const std::ptrdiff_t padded = DecodeShape<V, kRows>::padded(work.head_dim);
+  const std::ptrdiff_t padded = DecodeShape<V, kRows>::padded(operands<V>(work.head_dim));
   const auto factor = V::set1(query_factor<T>(work));
   for (int r = 0; r < kRows; ++r) {
     for (std::ptrdiff_t d = 0; d < padded; d += V::kLanes) {
-      const std::ptrdiff_t rest = work.head_dim - d;
-      const auto query = load_row<V>(rows.query[r], work.query.type, work.query.dim_stride, d,
-                                     rest < V::kLanes ? rest : V::kLanes);
-      V::store(queries + r * padded + d, V::mul(query, factor));
+      if constexpr (V::kPack == 2) {
+        V::store(queries + r * padded + d, load_query_pairs<V>(work, rows.query[r], 2 * d));
+      } else {
+        const std::ptrdiff_t rest = work.head_dim - d;
+        const auto query = load_row<V>(rows.query[r], work.query.type, work.query.dim_stride, d,
+                                       rest < V::kLanes ? rest : V::kLanes);
+        V::store(queries + r * padded + d, V::mul(query, factor));
+      }
     }
   }
 }
@@ -111,6 +115,7 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
                      std::ptrdiff_t begin, std::ptrdiff_t end,
                      const DecodeScratch<V, kRows>& scratch, DecodeState<V, kRows>& state,
                      typename V::Element* outputs) {
+  using T = typename V::Element;
   using Shape = DecodeShape<V, kRows>;
   PieceRows<S> found;
   state.clear();
@@ -127,7 +132,7 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
     for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
       find_rows(work.key, piece.begin, piece.end, end, work.head_dim, scratch.copy, found);
       score_decode_block<V, S, kRows>(found, piece.size(), work.head_dim, scratch.queries,
-                                      scores + first * kRows);
+                                      query_factor<T>(work), scores + first * kRows);
     });
     const std::ptrdiff_t filled = finish_scores<V, kRows>(work, rows, span, offset, state.scores);
     update_decode_softmax(state, filled);
@@ -197,8 +202,12 @@ void decode_tokens(const S* keys, const Work& work, void* scratch) {
 // Keys and values, which are of one type, are converted where they are read.
 template <class V>
 void decode(const Work& work, void* scratch) {
-  with_type<V>(work.key.type, work.key.data,
-               [&](const auto* keys) { decode_tokens<V>(keys, work, scratch); });
+  if constexpr (V::kPack == 2) {
+    decode_tokens<V>(static_cast<const BFloat16*>(work.key.data), work, scratch);
+  } else {
+    with_type<V>(work.key.type, work.key.data,
+                 [&](const auto* keys) { decode_tokens<V>(keys, work, scratch); });
+  }
 }
 
 template <class V, int kRows = 1>

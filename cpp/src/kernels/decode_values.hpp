@@ -44,45 +44,51 @@ template <class V, class S, int kRows>
   }
 }
 
-// sums[row][dim] += weight · value for kKeys keys from the `first` on, and as many of the rows from
-// `row` on as have their weights in registers.
-template <class V, class S, int kRows, int kKeys>
-[[gnu::always_inline]] inline void add_values(const DecodeValues<V, S, kRows>& block,
-                                              std::ptrdiff_t first, int row,
-                                              typename V::Element* sums) {
-  constexpr int kPart = DecodeShape<V, kRows>::template kValueRows<S>;
-  const std::ptrdiff_t value_dim = block.work.value_dim;
-  const std::ptrdiff_t row_stride = DecodeShape<V, kRows>::padded(value_dim);
-  sums += row * row_stride;
-  typename V::Vec weight[kKeys][kPart];
+// sums[row][dim] += weight · value over the keys [begin, end), for kCols vectors of dims that stay
+// in registers all the while. `count` dims are there: fewer than a vector, if kCols is 1. Every
+// `passes`-th key, from the `pass`-th on, asks for a row ahead: each pass has an equal share of
+// them.
+template <class V, class S, int kRows, int kCols>
+[[gnu::always_inline]] inline void add_columns(const DecodeValues<V, S, kRows>& block,
+                                               std::ptrdiff_t begin, std::ptrdiff_t end,
+                                               std::ptrdiff_t dim, std::ptrdiff_t count,
+                                               std::ptrdiff_t pass, std::ptrdiff_t passes,
+                                               typename V::Element* sums) {
+  const std::ptrdiff_t row_stride = DecodeShape<V, kRows>::padded(block.work.value_dim);
+  const bool partial = kCols == 1 && count < V::kLanes;
+  Tile<V, kRows, kCols> sum;
 #pragma GCC unroll 16
-  for (int k = 0; k < kKeys; ++k) {
+  for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
-    for (int r = 0; r < kPart; ++r) {
-      weight[k][r] = V::set1(block.weights[(first + k) * kRows + row + r]);
+    for (int n = 0; n < kCols; ++n) {
+      sum.at[r][n] = V::load(sums + r * row_stride + dim + n * V::kLanes);
     }
   }
-  const S* value[kKeys];  // a store to `sums` could change the table, for all the compiler knows
-#pragma GCC unroll 16
-  for (int k = 0; k < kKeys; ++k) value[k] = block.values.row[first + k];
-  const auto add_column = [&](std::ptrdiff_t d, auto load) {
-    typename V::Vec v[kKeys];
-#pragma GCC unroll 16
-    for (int k = 0; k < kKeys; ++k) v[k] = load(value[k] + d);
-#pragma GCC unroll 16
-    for (int r = 0; r < kPart; ++r) {
-      auto sum = V::load(sums + r * row_stride + d);
-#pragma GCC unroll 16
-      for (int k = 0; k < kKeys; ++k) sum = V::fma(weight[k][r], v[k], sum);
-      V::store(sums + r * row_stride + d, sum);
+  for (std::ptrdiff_t j = begin; j < end; ++j, --pass) {
+    const S* value = block.values.row[j] + dim;
+    if (pass == 0) {
+      const std::ptrdiff_t ahead = j + kPrefetchKeys;
+      prefetch_rows<V>(block.values, ahead, ahead + 1, block.work.value_dim);
+      pass = passes;
     }
-  };
-  std::ptrdiff_t d = 0;
-  for (; d + V::kLanes <= value_dim; d += V::kLanes) {
-    add_column(d, [](const S* p) { return V::load(p); });
+    typename V::Vec v[kCols];
+#pragma GCC unroll 16
+    for (int n = 0; n < kCols; ++n) {
+      v[n] = partial ? load_first<V>(value, count) : V::load(value + n * V::kLanes);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const auto weight = V::set1(block.weights[j * kRows + r]);
+#pragma GCC unroll 16
+      for (int n = 0; n < kCols; ++n) sum.at[r][n] = V::fma(weight, v[n], sum.at[r][n]);
+    }
   }
-  if (d < value_dim) {
-    add_column(d, [&](const S* p) { return load_first<V>(p, value_dim - d); });
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int n = 0; n < kCols; ++n) {
+      V::store(sums + r * row_stride + dim + n * V::kLanes, sum.at[r][n]);
+    }
   }
 }
 
@@ -108,24 +114,27 @@ void fold_values(const DecodeValues<V, S, kRows>& block, const typename V::Eleme
   }
 }
 
-// A few keys at a time, each from its first dim to its last: memory is read in the order in which
-// it lies, which is what a processor prefetches best, and `sums` stay in the L1 cache.
 template <class V, class S, int kRows>
 [[gnu::noinline]] void accumulate_decode(const DecodeValues<V, S, kRows>& block,
                                          typename V::Element* sums, typename V::Element* outputs) {
   using Shape = DecodeShape<V, kRows>;
   const std::ptrdiff_t size = kRows * Shape::padded(block.work.value_dim);
   for (std::ptrdiff_t i = 0; i < size; i += V::kLanes) V::store(sums + i, V::zero());
-  const std::ptrdiff_t value_dim = block.work.value_dim;
-  for_each_tile<Shape::template kValueKeys<S>>(
-      0, block.span.size(), [&](auto keys, std::ptrdiff_t first) {
-        constexpr int kKeys = decltype(keys)::value;
-        const std::ptrdiff_t ahead = first + kPrefetchKeys;
-        prefetch_rows<V>(block.values, ahead, ahead + kKeys, value_dim);
-        for (int row = 0; row < kRows; row += Shape::template kValueRows<S>) {
-          add_values<V, S, kRows, kKeys>(block, first, row, sums);
-        }
-      });
+  const std::ptrdiff_t vectors = block.work.value_dim / V::kLanes;
+  const std::ptrdiff_t rest = block.work.value_dim % V::kLanes;
+  const std::ptrdiff_t passes = (vectors + Shape::kValueCols - 1) / Shape::kValueCols;
+  const std::ptrdiff_t keys = block.span.size();
+  for (std::ptrdiff_t begin = 0; begin < keys; begin += kValueKeys<S>) {
+    const std::ptrdiff_t end = begin + kValueKeys<S> < keys ? begin + kValueKeys<S> : keys;
+    for_each_tile<Shape::kValueCols>(0, vectors, [&](auto cols, std::ptrdiff_t vector) {
+      add_columns<V, S, kRows, decltype(cols)::value>(block, begin, end, vector * V::kLanes,
+                                                      V::kLanes, vector / Shape::kValueCols, passes,
+                                                      sums);
+    });
+    if (rest > 0) {
+      add_columns<V, S, kRows, 1>(block, begin, end, vectors * V::kLanes, rest, -1, passes, sums);
+    }
+  }
   fold_values(block, sums, outputs);
 }
 

@@ -61,6 +61,27 @@ typename V::Vec load_up_to(const S* p, std::ptrdiff_t rest) {
   return rest >= V::kLanes ? V::load(p) : load_first<V>(p, rest);
 }
 
+// kLanes operands of products from a row of contiguous numbers, or as many as `count` numbers make,
+// and zeros.
+template <class V, class S>
+auto load_operands(const S* p) {
+  if constexpr (V::kPack == 1) {
+    return V::load(p);
+  } else {
+    return V::load(reinterpret_cast<const BFloat16Pair*>(p));
+  }
+}
+template <class V, class S>
+auto load_operands(const S* p, std::ptrdiff_t count) {
+  if constexpr (V::kPack == 1) {
+    return load_first<V>(p, count);
+  } else {
+    S numbers[V::kPack * V::kLanes] = {};
+    for (std::ptrdiff_t i = 0; i < count; ++i) numbers[i] = p[i];
+    return load_operands<V>(numbers);
+  }
+}
+
 template <class V, class S>
 typename V::Vec load_strided(const S* p, std::ptrdiff_t stride, std::ptrdiff_t count) {
   if (stride == 1) return load_up_to<V>(p, count);

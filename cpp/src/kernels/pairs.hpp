@@ -15,29 +15,34 @@
 namespace cpuattn {
 namespace {
 
+// kLanes pairs of the query in `row` from `dim` on, and zeros behind its last number.
+template <class V>
+typename V::Pairs load_query_pairs(const Work& work, const unsigned char* row, std::ptrdiff_t dim) {
+  constexpr std::ptrdiff_t kDims = 2 * V::kLanes;
+  const std::ptrdiff_t stride = work.query.dim_stride, rest = work.head_dim - dim;
+  const auto* from = reinterpret_cast<const BFloat16*>(row) + dim * stride;
+  if (stride == 1 && rest >= kDims) return load_operands<V>(from);
+  BFloat16 numbers[kDims] = {};
+  for (std::ptrdiff_t i = 0; i < kDims && i < rest; ++i) numbers[i] = from[i * stride];
+  return load_operands<V>(static_cast<const BFloat16*>(numbers));
+}
+
 // queries[pair of dims][row], unscaled: a product with the scale would be rounded.
 template <class V, int kVecs>
 void load_query_pairs(const Work& work,
                       const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
                       BFloat16Pair* queries) {
   constexpr int kRows = kVecs * V::kLanes;
-  constexpr std::ptrdiff_t kDims = 2 * V::kLanes;
-  const std::ptrdiff_t stride = work.query.dim_stride;
+  const std::ptrdiff_t pairs = operands<V>(work.head_dim);
   for (int n = 0; n < kRows; n += V::kLanes) {
-    for (std::ptrdiff_t d = 0; d < work.head_dim; d += kDims) {
-      const std::ptrdiff_t rest = work.head_dim - d, count = rest < kDims ? rest : kDims;
+    for (std::ptrdiff_t d = 0; d < pairs; d += V::kLanes) {
       typename V::Vec square[V::kLanes];
       for (int r = 0; r < V::kLanes; ++r) {
-        const auto* row = reinterpret_cast<const BFloat16*>(rows.query[n + r]) + d * stride;
-        BFloat16 numbers[kDims] = {};
-        const bool plain = stride == 1 && count == kDims;
-        for (std::ptrdiff_t i = 0; !plain && i < count; ++i) numbers[i] = row[i * stride];
-        const BFloat16* from = plain ? row : numbers;
-        square[r] = V::as_vec(V::load(reinterpret_cast<const BFloat16Pair*>(from)));
+        square[r] = V::as_vec(load_query_pairs<V>(work, rows.query[n + r], 2 * d));
       }
       V::transpose(square);
-      for (std::ptrdiff_t i = 0; 2 * i < count; ++i) {
-        V::store(queries + (d / 2 + i) * kRows + n, V::as_pairs(square[i]));
+      for (std::ptrdiff_t i = 0; i < V::kLanes && d + i < pairs; ++i) {
+        V::store(queries + (d + i) * kRows + n, V::as_pairs(square[i]));
       }
     }
   }
