@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import cpuattn
+from cases import paged
 from oracle import Array
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -118,20 +119,6 @@ def test_no_sequences() -> None:
     none = np.zeros((0, 2, 3), np.float32)
     out, lse = cpuattn.attention_varlen(none, none, none, [0], [0], return_lse=True)
     assert (out.shape, lse.shape) == ((0, 2, 3), (0, 2))
-
-
-def paged(x: Array, page_size: int, rng: np.random.Generator, fill: Any) -> tuple[Array, Array]:
-    """Scatter x (B, Hkv, Lk, ...) over pages in random order; what no token fills is `fill`."""
-    batch, heads, keys = x.shape[:3]
-    count = -(-keys // page_size)
-    padding = [(0, 0)] * x.ndim
-    padding[2] = (0, count * page_size - keys)
-    padded = np.pad(x.astype(np.float64), padding, constant_values=fill).astype(x.dtype)
-    table = rng.permutation(batch * count + 3)[: batch * count].reshape(batch, count)
-    pages = np.full((batch * count + 3, heads, page_size, *x.shape[3:]), fill, x.dtype)
-    split = padded.reshape(batch, heads, count, page_size, *x.shape[3:])
-    pages[table.ravel()] = split.swapaxes(1, 2).reshape(-1, *pages.shape[1:])
-    return pages, table
 
 
 @pytest.mark.parametrize("queries", [1, 2, 70])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import cpuattn
-from cases import OPTIONS, Shape, case_of, make_case
-from oracle import Dtype, assert_accurate, eps
+from cases import OPTIONS, Shape, case_of, make_case, paged
+from oracle import Array, Dtype, assert_accurate, eps
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -95,6 +95,72 @@ def test_same_bits_on_any_threads(dtype: Dtype) -> None:
         np.testing.assert_array_equal(one, many)
 
 
+def without_tail(expected: Array, lengths: list[int], stage: str) -> Array:
+    """Let the keys behind the lengths have what they have where they are not looked up."""
+    expected = expected.copy()
+    for entry, length in zip(expected, lengths, strict=True):
+        entry[..., length:] = 0 if stage == "weights" else -np.inf
+    return expected
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("page_size", [1, 16, 100, 1000])
+@pytest.mark.parametrize("queries", [1, 70])
+@pytest.mark.parametrize("names", [(), ("causal", "softcap", "sinks"), ("mask", "bias", "alibi")])
+def test_pages_equal_contiguous_rows(
+    names: tuple[str, ...], queries: int, page_size: int, stage: Any, dtype: Dtype
+) -> None:
+    case, lengths, rng = (
+        make_case(Shape(queries, 300, heads=4, batch=3), dtype, names),
+        [300, 0, 101],
+        np.random.default_rng(0),
+    )
+    query, key = case.arrays[0], case.arrays[1].copy()
+    options: dict[str, Any] = case.options | {"key_lengths": lengths, "stage": stage}
+    expected = without_tail(cpuattn.attention_weights(query, key, **options), lengths, stage)
+    for entry, length in zip(key, lengths, strict=True):
+        entry[:, length:] = np.nan  # in the last page in use, and in others
+    pages, table = paged(key, page_size, rng, np.nan)
+    for row, length in zip(table, lengths, strict=True):
+        row[-(-length // page_size) :] = -1
+    more = table.shape[1] * page_size - 300  # the rest of the last page
+    for name in {"mask", "bias"} & options.keys():
+        options[name] = np.pad(options[name], [(0, 0)] * (options[name].ndim - 1) + [(0, more)])
+    got = cpuattn.attention_weights(query, pages, block_table=table, **options)
+    np.testing.assert_array_equal(got[..., :300], expected)
+    assert (got[..., 300:] == (0 if stage == "weights" else -np.inf)).all()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("queries", [1, 70])
+def test_int8_pages(queries: int, stage: Any) -> None:
+    rng = np.random.default_rng(7)
+    query = rng.standard_normal((2, 4, queries, 40)).astype(np.float16)
+    key = rng.integers(-127, 128, (2, 2, 300, 40), dtype=np.int8)
+    scale = rng.random((2, 2, 300), dtype=np.float32)
+    options: dict[str, Any] = {"key_lengths": [300, 123], "causal": True, "stage": stage}
+    expected = cpuattn.attention_weights(query, key, key_scale=scale, **options)
+    (pages, table), (scales, _) = (
+        paged(x, 16, np.random.default_rng(8), fill) for x, fill in ((key, 99), (scale, np.nan))
+    )
+    got = cpuattn.attention_weights(query, pages, key_scale=scales, block_table=table, **options)
+    expected = without_tail(expected, [300, 123], stage)
+    np.testing.assert_array_equal(got[..., :300], expected)
+
+
+@pytest.mark.parametrize("out_dtype", [np.float32, np.float16])
+def test_out_is_written_in_place(out_dtype: Any) -> None:
+    query, key, _ = make_case(Shape(queries=40, keys=130)).arrays
+    expected = cpuattn.attention_weights(query, key, causal=True)
+    out = np.zeros((2, 130, 2, 40), out_dtype).transpose(0, 2, 3, 1)
+    assert cpuattn.attention_weights(query, key, causal=True, out=out) is out
+    np.testing.assert_array_equal(out, expected.astype(out_dtype))
+    with pytest.raises(ValueError, match=r"out has shape .* it must be \(2, 2, 40, 130\)"):
+        cpuattn.attention_weights(query, key, out=out[..., 1:])
+    with pytest.raises(ValueError, match="out overlaps key"):
+        cpuattn.attention_weights(query, key, out=key[..., :1].swapaxes(2, 3))
+
+
 def test_unknown_stage_lists_the_known() -> None:
     x = np.ones((3, 4), np.float32)
     with pytest.raises(ValueError, match="stage") as info:
@@ -111,3 +177,10 @@ def test_errors_name_the_argument() -> None:
         cpuattn.attention_weights(x, x.astype(np.float64))
     with pytest.raises(ValueError, match="window"):
         cpuattn.attention_weights(x, x, window=-1)
+    pages: Any = np.ones((2, 1, 3, 4), np.float32)
+    with pytest.raises(ValueError, match="key_lengths is missing"):
+        cpuattn.attention_weights(x, pages, block_table=[0])
+    with pytest.raises(ValueError, match=r"block_table contains 2 .* \[0, 2\)"):
+        cpuattn.attention_weights(x, pages, block_table=[0, 2], key_lengths=4)
+    with pytest.raises(ValueError, match=r"key has shape \(3, 4\); with block_table"):
+        cpuattn.attention_weights(x, x, block_table=[0], key_lengths=1)

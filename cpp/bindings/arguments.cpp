@@ -120,10 +120,11 @@ bool readable_view(PyObject* array, const char* name, Arguments& parsed, View& v
 }
 
 const char* const kNames[kNumArguments] = {
-    "query",       "key",          "value",       "mask",           "bias",         "causal",
-    "window",      "query_offset", "key_lengths", "query_segments", "key_segments", "alibi_slopes",
-    "sinks",       "softcap",      "scale",       "num_threads",    "key_scale",    "value_scale",
-    "block_table", "return_lse",   "out",         "cu_seqlens_q",   "cu_seqlens_k"};
+    "query",        "key",          "value",        "mask",        "bias",
+    "causal",       "window",       "query_offset", "key_lengths", "query_segments",
+    "key_segments", "alibi_slopes", "sinks",        "softcap",     "scale",
+    "num_threads",  "key_scale",    "value_scale",  "block_table", "cu_seqlens_q",
+    "cu_seqlens_k", "out",          "return_lse"};
 
 bool is_float(DType dtype) {
   return dtype == DType::kFloat32 || dtype == DType::kFloat64 || dtype == DType::kFloat16 ||
@@ -237,7 +238,7 @@ void parse_window(PyObject* window, Options& options) {
   if (!right.is_none()) options.window_right = parse_integer(right.ptr(), "window");
 }
 
-void parse_options(PyObject* const* args, int count, Arguments& parsed) {
+void parse_options(PyObject* const* args, Arguments& parsed) {
   Options& options = parsed.options;
   const DType dtype = compute_dtype(parsed.query.dtype);
   const auto given = [&](Argument a) { return args[a] != Py_None; };
@@ -263,10 +264,8 @@ void parse_options(PyObject* const* args, int count, Arguments& parsed) {
   scale(kKeyScale, options.key_scale);
   scale(kValueScale, options.value_scale);
   small(kBlockTable, DType::kInt64, options.block_table);
-  if (count > kNumCommon) {
-    small(kCuSeqlensQ, DType::kInt64, options.cu_seqlens_q);
-    small(kCuSeqlensK, DType::kInt64, options.cu_seqlens_k);
-  }
+  small(kCuSeqlensQ, DType::kInt64, options.cu_seqlens_q);
+  small(kCuSeqlensK, DType::kInt64, options.cu_seqlens_k);
   small(kAlibiSlopes, dtype, options.alibi_slopes);
   small(kSinks, dtype, options.sinks);
   if (given(kSoftcap)) options.softcap = parse_number(args[kSoftcap], "softcap");
@@ -310,7 +309,7 @@ void check_overlap(PyObject* out, const View& view, PyObject* input, const char*
 
 }  // namespace
 
-void parse_arguments(PyObject* const* args, int count, bool with_value, Arguments& parsed) {
+void parse_inputs(PyObject* const* args, bool with_value, Arguments& parsed) {
   parsed.query = parse_float(args, kQuery, parsed);
   parsed.key = parse_tokens(args, kKey, parsed.query.dtype, parsed);
   if (with_value) {
@@ -320,7 +319,7 @@ void parse_arguments(PyObject* const* args, int count, bool with_value, Argument
                            "; it must be that of key, " + dtype_name(parsed.arrays[kKey]));
     }
   }
-  parse_options(args, count, parsed);
+  parse_options(args, parsed);
 }
 
 py::object take_output(PyObject* out, const Arguments& inputs, View& view) {

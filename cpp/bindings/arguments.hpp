@@ -33,11 +33,12 @@ enum Argument : int {
   kKeyScale,
   kValueScale,
   kBlockTable,
-  kNumCommon,
-  kReturnLse = kNumCommon,  // attention only
-  kOut,
   kCuSeqlensQ,
   kCuSeqlensK,
+  kNumInputs,  // all that explain takes
+  kOut = kNumInputs,
+  kNumWeightsArguments,
+  kReturnLse = kNumWeightsArguments,
   kNumArguments
 };
 
@@ -53,9 +54,8 @@ struct Arguments {
   PyObject* arrays[kNumArguments] = {};
 };
 
-// `count` arguments; with_value: args[kValue] is an array. Throws pybind11's and the core's
-// exceptions.
-void parse_arguments(PyObject* const* args, int count, bool with_value, Arguments& parsed);
+// The inputs; with_value: args[kValue] is an array. Throws pybind11's and the core's exceptions.
+void parse_inputs(PyObject* const* args, bool with_value, Arguments& parsed);
 
 // A result array: given by the user (checked: writable, native, no overlap with an input), or new.
 pybind11::object take_output(PyObject* out, const Arguments& inputs, View& view);

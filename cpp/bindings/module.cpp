@@ -85,17 +85,21 @@ View result_shape(const Shapes& s, const Arguments& parsed, std::ptrdiff_t colum
   return view;
 }
 
+// out=, or a new array of query's dtype.
+py::object result_array(PyObject* out, const Arguments& parsed, const View& shape, View& output) {
+  return out == Py_None ? new_array(parsed.query.dtype, shape.rank, shape.shape, output)
+                        : take_output(out, parsed, output);
+}
+
 PyObject* core_attention(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
     expect(count, kNumArguments);
     Arguments parsed;
-    parse_arguments(args, kNumArguments, true, parsed);
+    parse_inputs(args, true, parsed);
     const Shapes shapes = infer_shapes(parsed.query, parsed.key, &parsed.value, parsed.options);
     const View shape = result_shape(shapes, parsed, shapes.value_dim);
     View output, lse;
-    py::object result = args[kOut] == Py_None
-                            ? new_array(parsed.query.dtype, shape.rank, shape.shape, output)
-                            : take_output(args[kOut], parsed, output);
+    py::object result = result_array(args[kOut], parsed, shape, output);
     py::object row_lse;
     if (args[kReturnLse] == Py_True) {
       row_lse = new_array(compute_dtype(parsed.query.dtype), shape.rank - 1, shape.shape, lse);
@@ -125,14 +129,14 @@ WeightStage parse_stage(PyObject* object) {
 
 PyObject* core_attention_weights(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
-    expect(count, kNumCommon);
+    expect(count, kNumWeightsArguments);
     Arguments parsed;
     const WeightStage stage = parse_stage(args[kValue]);
-    parse_arguments(args, kNumCommon, false, parsed);
+    parse_inputs(args, false, parsed);
     const Shapes shapes = infer_shapes(parsed.query, parsed.key, nullptr, parsed.options);
     const View shape = result_shape(shapes, parsed, shapes.key_length);
     View output;
-    py::object result = new_array(parsed.query.dtype, shape.rank, shape.shape, output);
+    py::object result = result_array(args[kOut], parsed, shape, output);
     {
       const CoreCall call(parsed.options);
       attention_weights(parsed.query, parsed.key, output, stage, parsed.options);
@@ -143,9 +147,9 @@ PyObject* core_attention_weights(PyObject*, PyObject* const* args, Py_ssize_t co
 
 PyObject* core_explain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
-    expect(count, kNumCommon);
+    expect(count, kNumInputs);
     Arguments parsed;
-    parse_arguments(args, kNumCommon, true, parsed);
+    parse_inputs(args, true, parsed);
     const Explanation plan = explain(parsed.query, parsed.key, parsed.value, parsed.options);
     py::dict result;
     result["kernel"] = plan.kernel;

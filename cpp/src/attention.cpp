@@ -174,6 +174,7 @@ std::vector<unsigned char> find_sums(Call& call, const Options& options) {
   }
   call.value = call.key;
   call.value_scale = call.key_scale;
+  call.pages.value = call.pages.key;
   call.shapes.value_dim = 0;
   attend(call, plan_shape(call), options, true);
   call.output = weights;
@@ -194,8 +195,8 @@ void attention(const View& query, const View& key, const View& value, const View
 
 void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,
                        const Options& options) {
-  if (options.block_table || options.cu_seqlens_q) {
-    throw std::invalid_argument("attention_weights takes neither pages nor packed sequences");
+  if (options.cu_seqlens_q) {
+    throw std::invalid_argument("attention_weights takes no packed sequences");
   }
   Call call = resolve(query, key, nullptr, &output, nullptr, options);
   std::vector<unsigned char> sums;

@@ -231,10 +231,10 @@ def attention(
         key_scale,
         value_scale,
         block_table,
-        return_lse,
+        None,
+        None,
         out,
-        None,
-        None,
+        return_lse,
     )
     return result
 
@@ -257,6 +257,8 @@ def attention_weights(
     softcap: SupportsFloat | None = None,
     scale: SupportsFloat | None = None,
     key_scale: "ArrayLike | None" = None,
+    block_table: "ArrayLike | None" = None,
+    out: "NDArray[Any] | None" = None,
     num_threads: int | None = None,
 ) -> "NDArray[Any]":
     """Return the matrix of attention weights, or of scores, that `attention` never builds.
@@ -272,13 +274,18 @@ def attention_weights(
         (-inf where masked); or the softmax of that.
     mask, bias, causal, window, query_offset, key_lengths, query_segments, key_segments : optional
         As in `attention`.
-    alibi_slopes, sinks, softcap, scale, key_scale, num_threads : optional
+    alibi_slopes, sinks, softcap, scale, key_scale : optional
         As in `attention`. With sinks a row of weights sums to less than 1.
+    block_table : integers, shape (..., P), optional
+        As in `attention`. Tokens behind `key_lengths` are not looked up: their score is -inf at
+        every stage.
+    out, num_threads : optional
+        As in `attention`; `out` is (..., Hq, Lq, Lk).
 
     Returns
     -------
     array, shape (..., Hq, Lq, Lk)
-        Of query's dtype. A row that sees no key has weights of 0.
+        Of query's dtype or that of `out`. A row that sees no key has weights of 0.
 
     Raises
     ------
@@ -311,7 +318,10 @@ def attention_weights(
         num_threads,
         key_scale,
         None,
+        block_table,
         None,
+        None,
+        out,
     )
 
 
@@ -396,4 +406,6 @@ def explain(
         key_scale,
         value_scale,
         block_table,
+        None,
+        None,
     )

@@ -142,9 +142,9 @@ def attention_varlen(
         key_scale,
         value_scale,
         None,
-        return_lse,
-        out,
         cu_seqlens_q,
         cu_seqlens_k,
+        out,
+        return_lse,
     )
     return result

@@ -134,7 +134,8 @@ Shapes infer_shapes(const View& query, const View& key, const View* value, const
 void attention(const View& query, const View& key, const View& value, const View& output,
                const View* lse, const Options& options);
 
-// output: [..., Hq, Lq, Lk]. Takes neither pages nor packed sequences.
+// output: [..., Hq, Lq, Lk], of any float type if query is not float64. Takes no packed sequences.
+// Keys behind key_lengths in pages are not looked up: they have the score -inf at every stage.
 void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,
                        const Options& options);
 

@@ -54,7 +54,14 @@ void store_scores(const Work& work, KeySpan span, const typename V::Element* sco
   }
 }
 
-// Keys that no row sees are given their score of -inf (or weight of 0) like any other.
+// How many keys of the span can be looked up: pages behind the length need not exist.
+inline std::ptrdiff_t known_keys(const Work& work, KeySpan span) {
+  if (!work.key.pages || work.key_length >= span.end) return span.size();
+  return work.key_length > span.begin ? work.key_length - span.begin : 0;
+}
+
+// Keys that no row sees are given their score of -inf (or weight of 0) like any other. What is not
+// known has the score -inf at every stage.
 template <class V, int kVecs>
 void weights_block(const Work& work, void* memory) {
   using T = typename V::Element;
@@ -70,10 +77,14 @@ void weights_block(const Work& work, void* memory) {
     if (work.should_stop && work.should_stop(work.stop_context)) return;
     const std::ptrdiff_t end = begin + kKeyBlock < work.key_end ? begin + kKeyBlock : work.key_end;
     const KeySpan span{begin, end, Cover::kSome};
-    score_block<V, kVecs>(work, begin, span.size(), scratch.queries, scratch.copy, scratch.scores,
+    const std::ptrdiff_t known = known_keys(work, span);
+    score_block<V, kVecs>(work, begin, known, scratch.queries, scratch.copy, scratch.scores,
                           nullptr);
     if (work.softcap != 0 && work.stage != Stage::kScores) {
-      apply_softcap<V, kVecs>(scratch.scores, span.size(), work.softcap);
+      apply_softcap<V, kVecs>(scratch.scores, known, work.softcap);
+    }
+    for (std::ptrdiff_t i = known * kRows; i < span.size() * kRows; ++i) {
+      scratch.scores[i] = -T(INFINITY);
     }
     if (work.stage >= Stage::kMasked) mask_block<V, kVecs>(work, rows, span, scratch.scores);
     store_scores<V, kVecs>(work, span, scratch.scores, sums);
