@@ -7,7 +7,7 @@ import pytest
 
 import cpuattn
 from cases import OPTIONS, Shape, make_case
-from oracle import Dtype
+from oracle import Array, Dtype
 
 KEYS = {
     "kernel",
@@ -75,6 +75,54 @@ def test_nothing_is_computed_or_written() -> None:
     assert (out == 7).all()
     huge = np.broadcast_to(np.float32(1), (2**20, 2**20, 64))
     assert cpuattn.explain(huge[:, :2], huge, huge)["work_items"] >= 2**20
+
+
+def packed(queries: list[int], keys: list[int], heads: int = 4) -> tuple[Array, ...]:
+    """Sequences of these lengths, whose key/value heads have two query heads each."""
+    query, key, value = (
+        np.zeros((sum(lengths), count, 8), np.float32)
+        for lengths, count in ((queries, heads), (keys, heads // 2), (keys, heads // 2))
+    )
+    ends = (np.cumsum([0, *lengths]) for lengths in (queries, keys))
+    return query, key, value, *ends
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_packed_sequences_have_a_plan_for_each_kernel(threads: int) -> None:
+    """That of a batch of all sequences, padded to the longest of those that it is for."""
+    queries, keys = [1, 70, 4, 0, 5], [2000, 300, 10, 9000, 900]
+    plans = cpuattn.explain_varlen(*packed(queries, keys), num_threads=threads)
+    assert [plan["kernel"] for plan in plans] == ["decode", "forward"]
+    for plan, rows, length in zip(plans, (4, 70), (9000, 900), strict=True):
+        shape = Shape(rows, length, heads=4, kv_heads=2, batch=5)
+        arrays = shape.arrays(np.random.default_rng(0), np.float32)
+        assert plan == cpuattn.explain(*arrays, num_threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("queries", "kernel"),
+    [([1, 4], "decode"), ([5, 70], "forward"), ([0, 0], "empty"), ([], "empty")],
+)
+def test_packed_sequences_of_one_kernel_have_one_plan(queries: list[int], kernel: str) -> None:
+    arguments = packed(queries, [30] * len(queries))
+    (plan,) = cpuattn.explain_varlen(*arguments)
+    assert set(plan) == KEYS
+    assert plan["kernel"] == kernel
+    assert (
+        plan["isa"]
+        == cpuattn.explain(*Shape(1, 1).arrays(np.random.default_rng(0), np.float32))["isa"]
+    )
+
+
+def test_plan_of_packed_sequences_tells_copies_and_writes_nothing() -> None:
+    query, key, value, *ends = packed([1, 70], [30, 40])
+    out = np.full_like(query, 7)
+    swapped = key.astype(key.dtype.newbyteorder())
+    plans = cpuattn.explain_varlen(query, swapped, value, *ends, causal=True, out=out)
+    assert [len(plan["copies"]) for plan in plans] == [1, 1]
+    assert "key" in plans[0]["copies"][0]
+    assert (out == 7).all()
 
 
 def test_instruction_sets(isa: str) -> None:

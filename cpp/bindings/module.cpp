@@ -145,27 +145,32 @@ PyObject* core_attention_weights(PyObject*, PyObject* const* args, Py_ssize_t co
   });
 }
 
+py::dict plan_of(const Explanation& pass, const std::vector<std::string>& copies) {
+  py::dict plan;
+  plan["kernel"] = pass.kernel;
+  plan["isa"] = pass.isa;
+  plan["products"] = pass.products;
+  plan["query_block"] = pass.query_block;
+  plan["key_block"] = pass.key_block;
+  plan["key_chunk"] = pass.key_chunk;
+  plan["num_chunks"] = pass.num_chunks;
+  plan["work_items"] = pass.work_items;
+  plan["threads"] = pass.threads;
+  plan["scratch_bytes"] = pass.scratch_bytes;
+  plan["copies"] = py::cast(copies);
+  return plan;
+}
+
 PyObject* core_explain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
     expect(count, kNumInputs);
     Arguments parsed;
     parse_inputs(args, true, parsed);
-    const Explanation plan = explain(parsed.query, parsed.key, parsed.value, parsed.options);
-    py::dict result;
-    result["kernel"] = plan.kernel;
-    result["isa"] = plan.isa;
-    result["products"] = plan.products;
-    result["query_block"] = plan.query_block;
-    result["key_block"] = plan.key_block;
-    result["key_chunk"] = plan.key_chunk;
-    result["num_chunks"] = plan.num_chunks;
-    result["work_items"] = plan.work_items;
-    result["threads"] = plan.threads;
-    result["scratch_bytes"] = plan.scratch_bytes;
-    py::list copies;
-    for (const std::string& copy : parsed.copies) copies.append(copy);
-    result["copies"] = copies;
-    return result;
+    py::list plans;
+    for (const auto& pass : explain(parsed.query, parsed.key, parsed.value, parsed.options)) {
+      plans.append(plan_of(pass, parsed.copies));
+    }
+    return plans;
   });
 }
 

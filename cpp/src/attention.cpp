@@ -181,6 +181,26 @@ std::vector<unsigned char> find_sums(Call& call, const Options& options) {
   return sums;
 }
 
+Explanation explain_pass(const Call& call, const PlanShape& shape, const Options& options) {
+  const Kernels& kernels = kernels_for(call.dtype);
+  const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
+  Explanation e;
+  e.isa = current_isa().name;
+  e.products = has_bfloat16_products(call) ? "bfloat16" : call.dtype == DType::kFloat64 ? "float64" : "float32";
+  e.kernel = plan.work_items == 0 ? "empty" : plan.decode ? "decode" : "forward";
+  if (plan.work_items == 0) return e;
+  Run run{call, kernels, kernels.forward, plan, shape};
+  lay_out(run);
+  e.query_block = plan.query_block;
+  e.key_block = plan.decode ? kernels.decode_block : kernels.key_block;
+  e.key_chunk = plan.key_chunk;
+  e.num_chunks = plan.num_chunks;
+  e.work_items = plan.work_items;
+  e.threads = plan.threads;
+  e.scratch_bytes = run.thread_bytes * static_cast<std::size_t>(plan.threads) + plan.partial_bytes;
+  return e;
+}
+
 }  // namespace
 
 void attention(const View& query, const View& key, const View& value, const View& output,
@@ -217,28 +237,15 @@ void attention_weights(const View& query, const View& key, const View& output, W
   execute_weights(run, options);
 }
 
-Explanation explain(const View& query, const View& key, const View& value, const Options& options) {
+std::vector<Explanation> explain(const View& query, const View& key, const View& value,
+                                 const Options& options) {
   const Call call = resolve(query, key, &value, nullptr, nullptr, options);
-  const Kernels& kernels = kernels_for(call.dtype);
-  const PlanShape shape = plan_shape(call);
-  const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
-  Explanation e;
-  e.isa = current_isa().name;
-  e.products = has_bfloat16_products(call)     ? "bfloat16"
-               : call.dtype == DType::kFloat64 ? "float64"
-                                               : "float32";
-  e.kernel = plan.work_items == 0 ? "empty" : plan.decode ? "decode" : "forward";
-  if (plan.work_items == 0) return e;
-  Run run{call, kernels, plan, shape};
-  lay_out(run);
-  e.query_block = plan.query_block;
-  e.key_block = plan.decode ? kernels.decode_block : kernels.key_block;
-  e.key_chunk = plan.key_chunk;
-  e.num_chunks = plan.num_chunks;
-  e.work_items = plan.work_items;
-  e.threads = plan.threads;
-  e.scratch_bytes = run.thread_bytes * static_cast<std::size_t>(plan.threads) + plan.partial_bytes;
-  return e;
+  if (!call.query_offsets) return {explain_pass(call, plan_shape(call), options)};
+  const Explanation few = explain_pass(call, packed_shape(call, true), options);
+  const Explanation others = explain_pass(call, packed_shape(call, false), options);
+  if (others.work_items == 0) return {few};
+  if (few.work_items == 0) return {others};
+  return {few, others};
 }
 
 int get_num_threads() { return default_threads(); }

@@ -7,7 +7,7 @@ from cpuattn._config import get_num_threads, isas, set_num_threads, show_config
 from cpuattn._merge import merge_attention
 from cpuattn._quantize import dequantize_int8, quantize_int8
 from cpuattn._rotary import rotary_embedding
-from cpuattn._varlen import attention_varlen
+from cpuattn._varlen import attention_varlen, explain_varlen
 from cpuattn.cache import KVCache
 from cpuattn.layers import MultiHeadAttention
 from cpuattn.paged import PagedKVCache
@@ -25,6 +25,7 @@ __all__ = [
     "attention_weights",
     "dequantize_int8",
     "explain",
+    "explain_varlen",
     "get_num_threads",
     "isas",
     "merge_attention",

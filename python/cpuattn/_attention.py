@@ -386,7 +386,7 @@ def explain(
     >>> cpuattn.explain(x, x, x)["kernel"]
     'decode'
     """
-    return _core.explain(
+    (plan,) = _core.explain(
         query,
         key,
         value,
@@ -409,3 +409,4 @@ def explain(
         None,
         None,
     )
+    return plan

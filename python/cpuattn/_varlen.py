@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from cpuattn._attention import Window
+    from cpuattn._core import Plan
 
     class _Options(TypedDict, total=False):
         mask: ArrayLike | None
@@ -148,3 +149,90 @@ def attention_varlen(
         return_lse,
     )
     return result
+
+
+def explain_varlen(
+    query: "ArrayLike",
+    key: "ArrayLike",
+    value: "ArrayLike",
+    cu_seqlens_q: "ArrayLike",
+    cu_seqlens_k: "ArrayLike",
+    *,
+    mask: "ArrayLike | None" = None,
+    bias: "ArrayLike | None" = None,
+    causal: bool = False,
+    window: "Window | None" = None,
+    query_offset: "ArrayLike | None" = None,
+    key_lengths: "ArrayLike | None" = None,
+    query_segments: "ArrayLike | None" = None,
+    key_segments: "ArrayLike | None" = None,
+    alibi_slopes: "ArrayLike | None" = None,
+    sinks: "ArrayLike | None" = None,
+    softcap: SupportsFloat | None = None,
+    scale: SupportsFloat | None = None,
+    key_scale: "ArrayLike | None" = None,
+    value_scale: "ArrayLike | None" = None,
+    return_lse: bool = False,  # noqa: ARG001 (the same arguments as attention_varlen)
+    out: "NDArray[Any] | None" = None,  # noqa: ARG001
+    num_threads: int | None = None,
+) -> "list[Plan]":
+    """Tell how `attention_varlen` would run with the same arguments, without running it.
+
+    Parameters
+    ----------
+    query, key, value : arrays
+        As in `attention_varlen`.
+    cu_seqlens_q, cu_seqlens_k : integers, shape (B + 1,)
+        As in `attention_varlen`.
+    mask, bias, causal, window, query_offset, key_lengths, query_segments, key_segments : optional
+        As in `attention_varlen`.
+    alibi_slopes, sinks, softcap, scale, key_scale, value_scale : optional
+        As in `attention_varlen`.
+    return_lse, out, num_threads : optional
+        As in `attention_varlen`. return_lse and out change nothing.
+
+    Returns
+    -------
+    list of dict
+        One plan, as `explain` gives it, for each kernel that would run, one after the other:
+        "decode" over the sequences of at most 8 query rows per key/value head, then "forward"
+        over the others. Where nothing is to be computed, one plan whose kernel is "empty".
+        ``num_chunks`` is that of the longest keys. ``work_items`` counts those of a batch padded
+        to the longest of these sequences; the items of padding, and of the other kernel's
+        sequences, are passed over.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `attention_varlen`.
+
+    Examples
+    --------
+    >>> import numpy as np, cpuattn
+    >>> x = np.zeros((40, 1, 64), np.float32)
+    >>> [plan["kernel"] for plan in cpuattn.explain_varlen(x, x, x, [0, 1, 40], [0, 1, 40])]
+    ['decode', 'forward']
+    """
+    return _core.explain(
+        query,
+        key,
+        value,
+        mask,
+        bias,
+        causal,
+        window,
+        query_offset,
+        key_lengths,
+        query_segments,
+        key_segments,
+        alibi_slopes,
+        sinks,
+        softcap,
+        scale,
+        num_threads,
+        key_scale,
+        value_scale,
+        None,
+        cu_seqlens_q,
+        cu_seqlens_k,
+    )

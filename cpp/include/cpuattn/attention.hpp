@@ -106,7 +106,7 @@ struct Shapes {
 // Which parts of the scores attention_weights returns; see docs/semantics.md for the order.
 enum class WeightStage { kScores, kSoftcapped, kMasked, kWeights };
 
-// How a call would run.
+// How a call, or one of two passes of a call, would run.
 struct Explanation {
   std::string kernel;  // "forward": queries in the lanes; "decode": head_dim in the lanes
   std::string isa;
@@ -139,7 +139,10 @@ void attention(const View& query, const View& key, const View& value, const View
 void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,
                        const Options& options);
 
-Explanation explain(const View& query, const View& key, const View& value, const Options& options);
+// One entry; of packed sequences one for those with few rows per key/value head and one for the
+// others, as they are run apart, without one that has nothing to do.
+std::vector<Explanation> explain(const View& query, const View& key, const View& value,
+                                 const Options& options);
 
 int get_num_threads();
 void set_num_threads(int threads);
