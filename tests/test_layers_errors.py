@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpuattn import KVCache, MultiHeadAttention
+from cpuattn import KVCache, MultiHeadAttention, PagedKVCache
 
 E = 24
 
@@ -18,6 +18,14 @@ def load(**changed: Any) -> Any:
 
 def call(*arguments: Any, **options: Any) -> Any:
     return lambda: MultiHeadAttention(E, 6)(*arguments, **options)
+
+
+def paged(kv_heads: int = 6, head_dim: int = 4, **options: Any) -> PagedKVCache:
+    """Give a cache of three empty sequences."""
+    cache = PagedKVCache(4, 2, kv_heads, head_dim, **options)
+    for _ in range(3):
+        cache.add()
+    return cache
 
 
 def names(choice: Any) -> Any:
@@ -45,9 +53,64 @@ BAD: list[tuple[type[Exception], str, Any]] = [
     (ValueError, "rope is for self-attention", call(X, X, rope=ROPE)),
     (ValueError, r"rope must be \(cos, sin\)", call(X, rope=ROPE[:1])),
     (ValueError, "cache cannot be given with", call(X, KVCache(2, 6, 4), cache=KVCache(2, 6, 4))),
-    (ValueError, r"x must be \(B, Lq, E\) with a KVCache", call(X[0], cache=KVCache(2, 6, 4))),
+    (ValueError, r"x must be \(B, Lq, E\) with a cache", call(X[0], cache=KVCache(2, 6, 4))),
     (ValueError, "cache must hold 6 heads of 4 features", call(X, cache=KVCache(2, 3, 4))),
     (ValueError, "context must hold 2 entries like x, got 3", call(X, KVCache(3, 6, 4))),
+    (ValueError, "seq_ids is missing; cache is a Paged", call(X, cache=paged())),
+    (ValueError, "seq_ids is missing; context is a Paged", call(X, paged())),
+    (
+        ValueError,
+        "seq_ids is for a PagedKVCache, but cache is a KVCache",
+        call(X, cache=KVCache(2, 6, 4), seq_ids=[0, 1]),
+    ),
+    (ValueError, "seq_ids is for .* there is no cache", call(X, seq_ids=[0, 1])),
+    (ValueError, "seq_ids .* but there is no cache", call(X, CONTEXT, seq_ids=[0, 1])),
+    (ValueError, "seq_ids: there is no sequence 3", call(X, cache=paged(), seq_ids=[0, 3])),
+    (
+        ValueError,
+        "seq_ids: there is no sequence 7",
+        call(X, cache=paged(), seq_ids=[7, 0], rope=ROPE),
+    ),
+    (
+        ValueError,
+        r"seq_ids must name each sequence once, got \[1 1\]",
+        call(X, cache=paged(), seq_ids=[1, 1]),
+    ),
+    (TypeError, "seq_ids has dtype float64", call(X, cache=paged(), seq_ids=[0.0, 1.0])),
+    (
+        ValueError,
+        "cache must hold 2 sequences like x, got 3",
+        call(X, cache=paged(), seq_ids=[0, 1, 2]),
+    ),
+    (ValueError, r"x must be \(B, Lq, E\)", call(X[0], cache=paged(), seq_ids=[0])),
+    (
+        ValueError,
+        "context must hold 6 heads of 4 features like the layer, got 3 of 4",
+        call(X, paged(3), seq_ids=[0, 1]),
+    ),
+    (
+        TypeError,
+        "cache must hold float32, .* int8 with a layer of float32, got float64",
+        call(X, cache=paged(dtype="float64"), seq_ids=[0, 1]),
+    ),
+    (
+        TypeError,
+        "cache must hold float32, .* with a layer of float32, got float64",
+        call(X, cache=KVCache(2, 6, 4, dtype="float64")),
+    ),
+    (
+        TypeError,
+        "cache must hold float64 with a layer of float64, got float32",
+        lambda: MultiHeadAttention(E, 6, dtype="float64")(
+            X.astype(np.float64), cache=KVCache(2, 6, 4)
+        ),
+    ),
+    (TypeError, "cache must be a KVCache or a PagedKVCache, got dict", call(X, cache={})),
+    (
+        ValueError,
+        "cache cannot be given with a context that is a cache",
+        call(X, paged(), cache=paged(), seq_ids=[0, 1]),
+    ),
     (ValueError, r"context must broadcast with x .* \(3, 6, 5, 4\)", call(X, CONTEXT)),
     (ValueError, r"missing names \['out_proj.weight'\]", load(**{"out_proj.weight": None})),
     (
@@ -76,6 +139,18 @@ BAD: list[tuple[type[Exception], str, Any]] = [
 def test_errors_name_the_argument(error: type[Exception], message: str, action: Any) -> None:
     with pytest.raises(error, match=message):
         action()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_refused_call_leaves_the_cache_unchanged(dtype: str) -> None:
+    layer = MultiHeadAttention(E, 6)
+    plain, pages = KVCache(2, 6, 4, dtype=dtype), paged(dtype=dtype)
+    long_rope = np.ones((3, 2)), np.zeros((3, 2))  # a row too few
+    for options in ({"cache": plain}, {"cache": pages, "seq_ids": [2, 0]}):
+        with pytest.raises((TypeError, ValueError), match=r"positions|float64"):
+            layer(X, **options, rope=long_rope)
+    assert not plain.lengths.any()
+    assert pages.lengths == {0: 0, 1: 0, 2: 0}
 
 
 def test_a_refused_state_leaves_the_layer_unchanged() -> None:

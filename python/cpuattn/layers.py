@@ -10,9 +10,11 @@ from cpuattn import _layer_weights
 from cpuattn._arrays import as_array, as_integers
 from cpuattn._attention import attention
 from cpuattn._checks import check_float_dtype, check_size
+from cpuattn._layer_caches import CACHES, LayerCache, check_cache, layer_cache
 from cpuattn._projections import Projections
 from cpuattn._rotary import rotary_embedding
 from cpuattn.cache import KVCache
+from cpuattn.paged import PagedKVCache
 
 __all__ = ["MultiHeadAttention"]
 
@@ -59,12 +61,15 @@ class MultiHeadAttention(Projections):
     Examples
     --------
     >>> import numpy as np
-    >>> from cpuattn import MultiHeadAttention
+    >>> from cpuattn import MultiHeadAttention, PagedKVCache
     >>> layer = MultiHeadAttention(embed_dim=64, num_heads=8, kv_heads=2, rng=0)
     >>> x = np.ones((2, 10, 64), "float32")
     >>> layer(x, causal=True).shape  # self-attention
     (2, 10, 64)
     >>> layer(x, context=np.ones((2, 7, 64), "float32")).shape  # cross-attention
+    (2, 10, 64)
+    >>> cache = PagedKVCache(num_pages=8, page_size=4, kv_heads=2, head_dim=8)
+    >>> layer(x, cache=cache, seq_ids=[cache.add(), cache.add()], causal=True).shape
     (2, 10, 64)
     """
 
@@ -109,9 +114,10 @@ class MultiHeadAttention(Projections):
     def __call__(
         self,
         x: ArrayLike,
-        context: ArrayLike | tuple[ArrayLike, ArrayLike] | KVCache | None = None,
+        context: ArrayLike | tuple[ArrayLike, ArrayLike] | KVCache | PagedKVCache | None = None,
         *,
-        cache: KVCache | None = None,
+        cache: KVCache | PagedKVCache | None = None,
+        seq_ids: ArrayLike | None = None,
         rope: Rope | None = None,
         **options: Any,
     ) -> NDArray[Any]:
@@ -120,13 +126,16 @@ class MultiHeadAttention(Projections):
         Parameters
         ----------
         x : (..., Lq, E) array
-        context : (..., Lk, key_dim) array, pair of arrays, or KVCache, optional
+        context : (..., Lk, key_dim) array, pair of arrays, KVCache or PagedKVCache, optional
             What keys and values are projected from; a pair holds the input of the keys and that of
-            the values. A KVCache holds projected keys and values: of a context that was given with
+            the values. A cache holds projected keys and values: of a context that was given with
             ``cache=`` before and needs no second projection. By default `x`.
-        cache : KVCache, optional
+        cache : KVCache or PagedKVCache, optional
             The new keys and values are appended to it first, and the queries attend to all that it
             holds. `x` is then (B, Lq, E).
+        seq_ids : (B,) int, optional
+            With a PagedKVCache, and only then: the sequence of each entry of `x`. Results have the
+            bits that a KVCache of these sequences gives.
         rope : (cos, sin) or (cos, sin, interleaved), optional
             Arguments of `rotary_embedding` for queries and keys; positions go on from those in the
             cache. Self-attention only.
@@ -144,36 +153,46 @@ class MultiHeadAttention(Projections):
         Raises
         ------
         TypeError
-            If an input does not have the dtype of the layer, or `out` or `return_lse` is given.
+            If an input does not have the dtype of the layer, a cache is of float64 and the layer is
+            not or the other way round, or `out` or `return_lse` is given.
         ValueError
-            If shapes do not fit, or arguments that exclude each other are given.
+            If shapes do not fit, arguments that exclude each other are given, or `seq_ids` are
+            missing or unknown.
         """
-        self._check_call(context, cache, rope, options)
+        self._check_call(context, cache, seq_ids, rope, options)
         query = self._heads("q_proj", "x", x)
-        held = context if isinstance(context, KVCache) else cache
+        if isinstance(context, CACHES):
+            return self._attend(
+                self._held("context", context, seq_ids, query.shape), query, options
+            )
+        held = None if cache is None else self._held("cache", cache, seq_ids, query.shape)
+        key, value = self._keys_and_values(x, context)
+        if rope is not None:
+            query, key = self._rotate(query, key, rope, held, options.get("key_lengths"))
         if held is not None:
-            self._check_cache("context" if held is context else "cache", held, query.shape)
-        if isinstance(context, KVCache):
-            key, value = context.keys, context.values
-        else:
-            key, value = self._keys_and_values(x, context)
-            if rope is not None:
-                query, key = self._rotate(query, key, rope, cache, options.get("key_lengths"))
-            if cache is not None:
-                cache.append(key, value, lengths=options.pop("key_lengths", None))
-            elif context is None and options.get("query_offset") is None:
-                options["query_offset"] = 0
+            held.append(key, value, lengths=options.pop("key_lengths", None))
+            return self._attend(held, query, options)
+        if context is None and options.get("query_offset") is None:
+            options["query_offset"] = 0
+        out = self._empty_output(_leading(query, key, value), query.shape[-2])
+        attention(query, key, value, out=self._split_heads(out), **options)
+        return self._project("out_proj", out)
 
-        out = self._empty_output(query, key, value)
-        if held is not None:
-            held.attend(query, out=self._split_heads(out), **options)
-        else:
-            attention(query, key, value, out=self._split_heads(out), **options)
+    def _attend(
+        self, held: LayerCache, query: NDArray[Any], options: Mapping[str, Any]
+    ) -> NDArray[Any]:
+        """Attend to a cache, and project."""
+        out = self._empty_output(query.shape[:-3], query.shape[-2])
+        held.attend(query, out=self._split_heads(out), **options)
         return self._project("out_proj", out)
 
     @staticmethod
     def _check_call(
-        context: object, cache: KVCache | None, rope: Rope | None, options: Mapping[str, Any]
+        context: object,
+        cache: object,
+        seq_ids: ArrayLike | None,
+        rope: Rope | None,
+        options: Mapping[str, Any],
     ) -> None:
         """Raise TypeError or ValueError if arguments of a call exclude each other."""
         if refused := {"out", "return_lse"} & options.keys():
@@ -182,24 +201,20 @@ class MultiHeadAttention(Projections):
             raise ValueError("rope is for self-attention: it cannot be given with a context")
         if rope is not None and len(rope) not in (2, 3):
             raise ValueError(f"rope must be (cos, sin) or (cos, sin, interleaved), got {len(rope)}")
-        if cache is not None and isinstance(context, KVCache):
-            raise ValueError("cache cannot be given with a context that is a KVCache")
+        if cache is not None and isinstance(context, CACHES):
+            raise ValueError("cache cannot be given with a context that is a cache")
+        if seq_ids is not None and cache is None and not isinstance(context, CACHES):
+            raise ValueError("seq_ids is for a PagedKVCache, but there is no cache")
 
-    def _check_cache(self, name: str, cache: KVCache, query_shape: tuple[int, ...]) -> None:
-        """Raise ValueError unless the cache has the heads of this layer and the batch of x."""
+    def _held(
+        self, name: str, cache: object, seq_ids: ArrayLike | None, query_shape: tuple[int, ...]
+    ) -> LayerCache:
+        """Return the cache as one of B entries, or raise TypeError or ValueError."""
+        held = layer_cache(name, cache, seq_ids)
         if len(query_shape) != 4:
-            raise ValueError(
-                f"x must be (B, Lq, E) with a KVCache, got {len(query_shape) - 1} axes"
-            )
-        batch, heads, _, head_dim = cache.keys.shape
-        value_dim = cache.values.shape[3]
-        if (heads, head_dim, value_dim) != (self.kv_heads, self.head_dim, self.head_dim):
-            raise ValueError(
-                f"{name} must hold {self.kv_heads} heads of {self.head_dim} features like the "
-                f"layer, got {heads} of {head_dim} for keys and {value_dim} for values"
-            )
-        if batch != query_shape[0]:
-            raise ValueError(f"{name} must hold {query_shape[0]} entries like x, got {batch}")
+            raise ValueError(f"x must be (B, Lq, E) with a cache, got {len(query_shape) - 1} axes")
+        check_cache(name, held, (self.kv_heads, self.head_dim), self.dtype, query_shape[0])
+        return held
 
     def _keys_and_values(
         self, x: ArrayLike, context: ArrayLike | tuple[ArrayLike, ArrayLike] | None
@@ -222,18 +237,9 @@ class MultiHeadAttention(Projections):
             )
         return self._split_heads(self._project(projection, array))
 
-    def _empty_output(
-        self, query: NDArray[Any], key: NDArray[Any], value: NDArray[Any]
-    ) -> NDArray[Any]:
+    def _empty_output(self, leading: tuple[int, ...], length: int) -> NDArray[Any]:
         """Return (..., Lq, Hq * D), whose heads attention is to write in place."""
-        try:
-            lead = np.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
-        except ValueError:
-            raise ValueError(
-                f"context must broadcast with x before the last two axes, but its keys {key.shape} "
-                f"and values {value.shape} do not with queries {query.shape}"
-            ) from None
-        return np.empty((*lead, query.shape[-2], self.num_heads * self.head_dim), self.dtype)
+        return np.empty((*leading, length, self.num_heads * self.head_dim), self.dtype)
 
     def _split_heads(self, x: NDArray[Any]) -> NDArray[Any]:
         """View (..., L, H * D) as (..., H, L, D)."""
@@ -245,7 +251,7 @@ class MultiHeadAttention(Projections):
         query: NDArray[Any],
         key: NDArray[Any],
         rope: Rope,
-        cache: KVCache | None,
+        cache: LayerCache | None,
         lengths: ArrayLike | None,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         cos, sin = rope[:2]
@@ -262,3 +268,14 @@ class MultiHeadAttention(Projections):
             rotary_embedding(query, cos, sin, positions=positions, interleaved=interleaved),
             rotary_embedding(key, cos, sin, positions=positions, interleaved=interleaved),
         )
+
+
+def _leading(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any]) -> tuple[int, ...]:
+    """Return the axes before the heads, broadcast, or raise ValueError."""
+    try:
+        return np.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+    except ValueError:
+        raise ValueError(
+            f"context must broadcast with x before the last two axes, but its keys {key.shape} "
+            f"and values {value.shape} do not with queries {query.shape}"
+        ) from None
