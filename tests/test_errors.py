@@ -200,6 +200,13 @@ def test_good_caches_are_good(extra: Arguments) -> None:
     assert cpuattn.attention(**(good() | extra)).shape == (2, 6, 4, 8)
 
 
+PAGED_KEYS: Arguments = {
+    "key": ones(4, 3, 3, 7),
+    "value": ones(4, 3, 3, 8),
+    "block_table": [[0, 1], [2, 3]],
+    "key_lengths": [6, 4],
+    "cu_seqlens_k": None,
+}
 PACKED: list[tuple[str, Arguments, list[str]]] = [
     ("query", {"query": ones(6, 7)}, ["(6, 7)", "total"]),
     ("value", {"value": ones(4, 3, 8)}, ["(4, 3, 8)", "(5, 3, 7)"]),
@@ -210,6 +217,17 @@ PACKED: list[tuple[str, Arguments, list[str]]] = [
     ("cu_seqlens_k", {"cu_seqlens_k": [[0, 2, 5]]}, ["(1, 3)"]),
     ("cu_seqlens_k", {"cu_seqlens_k": None}, ["missing"]),
     ("key_lengths", {"key_lengths": [3, 3]}, ["3", "2"]),
+    ("cu_seqlens_q", {"cu_seqlens_q": None}, ["missing"]),
+    ("cu_seqlens_q", {"cu_seqlens_q": None, "cu_seqlens_k": None}, ["missing"]),
+    ("cu_seqlens_q", PAGED_KEYS | {"cu_seqlens_q": None}, ["missing"]),
+    ("cu_seqlens_k", {"block_table": [[0], [1]]}, ["None", "block_table"]),
+    ("key_lengths", PAGED_KEYS | {"key_lengths": None}, ["missing", "block_table"]),
+    ("key_lengths", PAGED_KEYS | {"key_lengths": [7, 1]}, ["7", "6"]),
+    ("key_lengths", PAGED_KEYS | {"key_lengths": [1, 2, 3]}, ["(3,)", "(2,)"]),
+    ("block_table", PAGED_KEYS | {"block_table": [[0, 1]] * 3}, ["(3, 2)", "(2, 2)"]),
+    ("block_table", PAGED_KEYS | {"block_table": [[0, 1], [0, 4]]}, ["4", "[0, 4)"]),
+    ("key", PAGED_KEYS | {"key": ones(5, 3, 7)}, ["(5, 3, 7)", "page_size"]),
+    ("cu_seqlens_q", PAGED_KEYS | {"cu_seqlens_q": [0, 3]}, ["3", "4"]),
     ("out", {"out": ones(6, 4, 8)}, ["(6, 4, 8)", "4"]),
     ("mask", {"mask": ones(2, 6, 4, 5, dtype=bool)}, ["(2, 6, 4, 5)", "(2, 6, 3, 3)"]),
 ]
@@ -227,7 +245,8 @@ def test_packed_message(
         "cu_seqlens_q": [0, 1, 4],
         "cu_seqlens_k": [0, 2, 5],
     }
-    assert cpuattn.attention_varlen(**packed).shape == (4, 6, 8)
+    for good_keys in ({}, PAGED_KEYS):
+        assert cpuattn.attention_varlen(**(packed | good_keys)).shape == (4, 6, 8)
     if name == "out" and function is cpuattn.explain_varlen:
         function(**(packed | bad))  # documented to look at inputs only
         return

@@ -182,6 +182,110 @@ def test_pages_by_strides() -> None:
         np.testing.assert_array_equal(got[b], expected)
 
 
+def padded(x: Array) -> Array:
+    """Packed keys as (B, heads, longest, ...); what no key fills is NaN, or 99."""
+    lengths = np.diff(KEYS)
+    fill = 99 if x.dtype == np.int8 else np.nan
+    out = np.full((len(lengths), x.shape[1], lengths.max(), *x.shape[2:]), fill, x.dtype)
+    for entry, rows in zip(out, pairwise(KEYS), strict=True):
+        entry[:, : rows[1] - rows[0]] = x[slice(*rows)].swapaxes(0, 1)
+    return out
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(("page_size", "num_threads"), [(1, 1), (16, 3), (100, 2), (2000, 1)])
+def test_packed_queries_over_pages(name: str, page_size: int, num_threads: int) -> None:
+    query, key, value = packed(np.random.default_rng(9))
+    options: dict[str, Any] = OPTIONS[name] | {"return_lse": True}
+    (keys, table), (values, _) = (
+        paged(padded(x), page_size, np.random.default_rng(10), np.nan) for x in (key, value)
+    )
+    lengths = np.diff(KEYS)
+    for row, length in zip(table, lengths, strict=True):
+        row[-(-length // page_size) :] = -1
+    out, lse = cpuattn.attention_varlen(
+        query,
+        keys,
+        values,
+        QUERIES,
+        None,
+        block_table=table,
+        key_lengths=lengths,
+        num_threads=num_threads,
+        **options,
+    )
+    for b in range(len(QUERIES) - 1):
+        expected = cpuattn.attention(
+            alone(query, QUERIES, b), alone(key, KEYS, b), alone(value, KEYS, b), **options
+        )
+        np.testing.assert_array_equal(alone(out, QUERIES, b), expected[0])
+        np.testing.assert_array_equal(lse[QUERIES[b] : QUERIES[b + 1]].T, expected[1])
+
+
+def test_packed_queries_over_int8_pages() -> None:
+    rng = np.random.default_rng(11)
+    query = rng.standard_normal((QUERIES[-1], 4, 24)).astype(np.float16)
+    key, value = rng.integers(-127, 128, (2, KEYS[-1], 2, 24), dtype=np.int8)
+    scales = rng.random((2, KEYS[-1], 2), dtype=np.float32)
+    (keys, table), (values, _), (key_scale, _), (value_scale, _) = (
+        paged(padded(x), 16, np.random.default_rng(12), fill)
+        for x, fill in ((key, 99), (value, 99), (scales[0], np.nan), (scales[1], np.nan))
+    )
+    got = cpuattn.attention_varlen(
+        query,
+        keys,
+        values,
+        QUERIES,
+        None,
+        block_table=table,
+        key_lengths=np.diff(KEYS),
+        key_scale=key_scale,
+        value_scale=value_scale,
+        causal=True,
+    )
+    expected = cpuattn.attention_varlen(
+        query,
+        key,
+        value,
+        QUERIES,
+        KEYS,
+        key_scale=scales[0],
+        value_scale=scales[1],
+        causal=True,
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_one_step_of_prompts_and_tokens() -> None:
+    """Of a paged cache: the bits of `attend`, which takes as many queries of each sequence."""
+    rng = np.random.default_rng(13)
+    cache = cpuattn.PagedKVCache(num_pages=40, page_size=4, kv_heads=2, head_dim=8)
+    lengths, queries = [40, 7, 33], [40, 1, 1]
+    ids = [cache.add() for _ in lengths]
+    for seq_id, length in zip(ids, lengths, strict=True):
+        cache.append([seq_id], *rng.standard_normal((2, 1, 2, length, 8), dtype=np.float32))
+    ends = np.cumsum([0, *queries])
+    query = rng.standard_normal((ends[-1], 4, 8), dtype=np.float32)
+    step: dict[str, Any] = {
+        "block_table": cache.block_table(ids),
+        "key_lengths": [cache.lengths[seq_id] for seq_id in ids],
+        "causal": True,
+    }
+    got = cpuattn.attention_varlen(query, cache.keys, cache.values, ends, None, **step)
+    for b, seq_id in enumerate(ids):
+        expected = cache.attend(alone(query, ends, b)[None], [seq_id], causal=True)
+        np.testing.assert_array_equal(alone(got, ends, b), expected[0])
+    plans = cpuattn.explain_varlen(query, cache.keys, cache.values, ends, None, **step)
+    assert [plan["kernel"] for plan in plans] == ["decode", "forward"]
+
+
+def test_no_sequences_over_pages() -> None:
+    pages, none = np.zeros((3, 2, 4, 8), np.float32), np.zeros((0, 2), np.int64)
+    step: dict[str, Any] = {"block_table": none, "key_lengths": none[:, 0]}
+    query = np.zeros((0, 2, 8), np.float32)
+    assert cpuattn.attention_varlen(query, pages, pages, [0], None, **step).shape == (0, 2, 8)
+
+
 def test_explain_takes_pages() -> None:
     pages = np.zeros((3, 1, 8, 4), np.float32)
     plan = cpuattn.explain(

@@ -147,7 +147,8 @@ PlanShape packed_shape(const Call& call, bool few) {
   shape.query_length = shape.key_length = 0;
   for (std::ptrdiff_t b = 0; b < shape.batch; ++b) {
     const std::ptrdiff_t queries = call.query_offsets[b + 1] - call.query_offsets[b];
-    const std::ptrdiff_t keys = call.key_offsets[b + 1] - call.key_offsets[b];
+    const std::ptrdiff_t keys =
+        call.key_offsets ? call.key_offsets[b + 1] - call.key_offsets[b] : call.shapes.key_length;
     if ((queries * shape.group <= decode_rows) != few) continue;
     shape.query_length = std::max(shape.query_length, queries);
     shape.key_length = std::max(shape.key_length, keys);

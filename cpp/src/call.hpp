@@ -46,7 +46,7 @@ struct Call {
   Operand query, key, value, output, lse;  // stride: head, row, dim (lse: head, row)
   Operand key_scale, value_scale;          // head, row
   Pages pages;
-  Offsets query_offsets, key_offsets;    // of packed sequences
+  Offsets query_offsets, key_offsets;    // of packed sequences; over pages only of queries
   Operand mask, bias;                    // head, row, key
   Operand query_offset, key_lengths;     // none
   Operand query_segments, key_segments;  // row or key

@@ -64,6 +64,19 @@ View unpacked(const View& view, std::ptrdiff_t batch, std::ptrdiff_t longest) {
                   {0, view.stride[1], view.stride[0], view.stride[2]});
 }
 
+// Queries and keys are packed together, or queries alone over pages.
+void check_packing(const Options& options) {
+  if (options.cu_seqlens_k && options.block_table) {
+    fail("cu_seqlens_k must be None with block_table: key_lengths says how many keys there are");
+  }
+  if (options.cu_seqlens_k && !options.cu_seqlens_q) {
+    fail("cu_seqlens_q is missing; cu_seqlens_q and cu_seqlens_k must be given together");
+  }
+  if (options.cu_seqlens_q && !options.cu_seqlens_k && !options.block_table) {
+    fail("cu_seqlens_k is missing; only with block_table it may be None");
+  }
+}
+
 }  // namespace
 
 Offsets offsets_of(const View& cu_seqlens) {
@@ -72,18 +85,13 @@ Offsets offsets_of(const View& cu_seqlens) {
 
 Inputs::Inputs(const View& query, const View& key, const View* value, const Options& options)
     : query(query), key(key), value(value ? *value : key), has_value(value != nullptr) {
-  if (options.cu_seqlens_q.has_value() != options.cu_seqlens_k.has_value()) {
-    fail(std::string(options.cu_seqlens_q ? "cu_seqlens_k" : "cu_seqlens_q") +
-         " is missing; cu_seqlens_q and cu_seqlens_k must be given together");
-  }
+  check_packing(options);
   if (options.block_table) unpage(*options.block_table, options);
-  if (options.cu_seqlens_q && options.cu_seqlens_k) {
-    unpack(*options.cu_seqlens_q, *options.cu_seqlens_k);
-  }
+  if (options.cu_seqlens_q) unpack_queries(*options.cu_seqlens_q);
+  if (options.cu_seqlens_k) unpack_keys(*options.cu_seqlens_k);
 }
 
 void Inputs::unpage(const View& block_table, const Options& options) {
-  if (options.cu_seqlens_q) fail("block_table and cu_seqlens_q must not be given together");
   if (!options.key_lengths) {
     fail("key_lengths is missing; with block_table it says how many tokens are in use");
   }
@@ -96,24 +104,28 @@ void Inputs::unpage(const View& block_table, const Options& options) {
   }
 }
 
-void Inputs::unpack(const View& cu_seqlens_q, const View& cu_seqlens_k) {
+void Inputs::unpack_queries(const View& cu_seqlens_q) {
   check_packed("query", query);
+  const std::ptrdiff_t longest = longest_sequence("cu_seqlens_q", cu_seqlens_q, query.shape[0]);
+  query = unpacked(query, cu_seqlens_q.shape[0] - 1, longest);
+}
+
+// After the queries, of which there are now as many batch entries as sequences.
+void Inputs::unpack_keys(const View& cu_seqlens_k) {
   check_packed("key", key);
   check_packed("value", value);
-  const std::ptrdiff_t queries = longest_sequence("cu_seqlens_q", cu_seqlens_q, query.shape[0]);
-  const std::ptrdiff_t keys = longest_sequence("cu_seqlens_k", cu_seqlens_k, key.shape[0]);
-  if (cu_seqlens_q.shape[0] != cu_seqlens_k.shape[0]) {
-    fail("cu_seqlens_k has shape " + text(cu_seqlens_k) + " and cu_seqlens_q " +
-         text(cu_seqlens_q) + "; they must be equal");
+  const std::ptrdiff_t longest = longest_sequence("cu_seqlens_k", cu_seqlens_k, key.shape[0]);
+  const std::ptrdiff_t batch = cu_seqlens_k.shape[0] - 1;
+  if (batch != query.shape[0]) {
+    fail("cu_seqlens_k has shape " + text(cu_seqlens_k) + "; it must be that of cu_seqlens_q, (" +
+         std::to_string(query.shape[0] + 1) + ",)");
   }
-  const std::ptrdiff_t batch = cu_seqlens_q.shape[0] - 1;
   if (value.shape[0] != key.shape[0]) {
     fail("value has shape " + text(value) + " and key " + text(key) +
          "; their lengths must be equal");
   }
-  query = unpacked(query, batch, queries);
-  key = unpacked(key, batch, keys);
-  value = has_value ? unpacked(value, batch, keys) : key;
+  key = unpacked(key, batch, longest);
+  value = has_value ? unpacked(value, batch, longest) : key;
 }
 
 Shapes infer_shapes(const Inputs& all) {

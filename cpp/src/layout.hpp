@@ -18,7 +18,8 @@ struct Inputs {
 
  private:
   void unpage(const View& block_table, const Options& options);
-  void unpack(const View& cu_seqlens_q, const View& cu_seqlens_k);
+  void unpack_queries(const View& cu_seqlens_q);
+  void unpack_keys(const View& cu_seqlens_k);
 };
 
 Shapes infer_shapes(const Inputs& all);

@@ -277,10 +277,8 @@ Call resolve(const View& query, const View& key, const View* value, const View* 
   check_floats("query", query, query.dtype);
   call.query = place("query", inputs.query, call.shapes);
   resolve_tokens(call, inputs, key, value, options);
-  if (options.cu_seqlens_q && options.cu_seqlens_k) {
-    call.query_offsets = offsets_of(*options.cu_seqlens_q);
-    call.key_offsets = offsets_of(*options.cu_seqlens_k);
-  }
+  if (options.cu_seqlens_q) call.query_offsets = offsets_of(*options.cu_seqlens_q);
+  if (options.cu_seqlens_k) call.key_offsets = offsets_of(*options.cu_seqlens_k);
   resolve_options(call, options);
   if (options.block_table) resolve_pages(call, *options.block_table, key, value, options);
   const Shapes& s = call.shapes;

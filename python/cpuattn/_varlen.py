@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         scale: SupportsFloat | None
         key_scale: ArrayLike | None
         value_scale: ArrayLike | None
+        block_table: ArrayLike | None
         out: NDArray[Any] | None
         num_threads: int | None
 
@@ -35,7 +36,7 @@ def attention_varlen(
     key: "ArrayLike",
     value: "ArrayLike",
     cu_seqlens_q: "ArrayLike",
-    cu_seqlens_k: "ArrayLike",
+    cu_seqlens_k: "ArrayLike | None",
     *,
     return_lse: Literal[False] = ...,
     **options: "Unpack[_Options]",
@@ -46,7 +47,7 @@ def attention_varlen(
     key: "ArrayLike",
     value: "ArrayLike",
     cu_seqlens_q: "ArrayLike",
-    cu_seqlens_k: "ArrayLike",
+    cu_seqlens_k: "ArrayLike | None",
     *,
     return_lse: Literal[True],
     **options: "Unpack[_Options]",
@@ -56,7 +57,7 @@ def attention_varlen(
     key: "ArrayLike",
     value: "ArrayLike",
     cu_seqlens_q: "ArrayLike",
-    cu_seqlens_k: "ArrayLike",
+    cu_seqlens_k: "ArrayLike | None",
     *,
     mask: "ArrayLike | None" = None,
     bias: "ArrayLike | None" = None,
@@ -72,6 +73,7 @@ def attention_varlen(
     scale: SupportsFloat | None = None,
     key_scale: "ArrayLike | None" = None,
     value_scale: "ArrayLike | None" = None,
+    block_table: "ArrayLike | None" = None,
     return_lse: bool = False,
     out: "NDArray[Any] | None" = None,
     num_threads: int | None = None,
@@ -91,7 +93,8 @@ def attention_varlen(
     value : array, shape (total_k, Hkv, Dv)
         The values of all sequences.
     cu_seqlens_q, cu_seqlens_k : integers, shape (B + 1,)
-        Where each sequence begins: from 0, never falling, to total_q and total_k.
+        Where each sequence begins: from 0, never falling, to total_q and total_k. With
+        `block_table`, cu_seqlens_k must be None.
     mask, bias, causal, window, query_offset, key_lengths, query_segments, key_segments : optional
         As in `attention`, for a batch of B sequences that are padded on the right to the longest,
         Lq and Lk: a mask is broadcastable to (B, Hq, Lq, Lk), and what it says of the padding is
@@ -100,6 +103,10 @@ def attention_varlen(
         As in `attention`.
     key_scale, value_scale : arrays of float32, shape (total_k, Hkv), optional
         For a key and value of int8.
+    block_table : integers, shape (B, P), optional
+        For packed queries over a paged cache, as in a step that serves prompts and single tokens
+        together: key, value and scales are then pages as in `attention`, of which sequence b has
+        the first ``key_lengths[b]`` tokens, and Lk is P * page_size.
     return_lse, out, num_threads : optional
         As in `attention`; `out` is (total_q, Hq, Dv).
 
@@ -123,6 +130,7 @@ def attention_varlen(
     >>> cpuattn.attention_varlen(x, x, value, [0, 2, 5], [0, 2, 5])[:, 0, 0]
     array([0.5, 0.5, 3. , 3. , 3. ], dtype=float32)
     """
+    _check_given(cu_seqlens_q)
     result: NDArray[Any] | tuple[NDArray[Any], NDArray[Any]] = _core.attention(
         query,
         key,
@@ -142,7 +150,7 @@ def attention_varlen(
         num_threads,
         key_scale,
         value_scale,
-        None,
+        block_table,
         cu_seqlens_q,
         cu_seqlens_k,
         out,
@@ -156,7 +164,7 @@ def explain_varlen(
     key: "ArrayLike",
     value: "ArrayLike",
     cu_seqlens_q: "ArrayLike",
-    cu_seqlens_k: "ArrayLike",
+    cu_seqlens_k: "ArrayLike | None",
     *,
     mask: "ArrayLike | None" = None,
     bias: "ArrayLike | None" = None,
@@ -172,6 +180,7 @@ def explain_varlen(
     scale: SupportsFloat | None = None,
     key_scale: "ArrayLike | None" = None,
     value_scale: "ArrayLike | None" = None,
+    block_table: "ArrayLike | None" = None,
     return_lse: bool = False,  # noqa: ARG001 (the same arguments as attention_varlen)
     out: "NDArray[Any] | None" = None,  # noqa: ARG001
     num_threads: int | None = None,
@@ -183,10 +192,10 @@ def explain_varlen(
     query, key, value : arrays
         As in `attention_varlen`.
     cu_seqlens_q, cu_seqlens_k : integers, shape (B + 1,)
-        As in `attention_varlen`.
+        As in `attention_varlen`; cu_seqlens_k may be None with `block_table`.
     mask, bias, causal, window, query_offset, key_lengths, query_segments, key_segments : optional
         As in `attention_varlen`.
-    alibi_slopes, sinks, softcap, scale, key_scale, value_scale : optional
+    alibi_slopes, sinks, softcap, scale, key_scale, value_scale, block_table : optional
         As in `attention_varlen`.
     return_lse, out, num_threads : optional
         As in `attention_varlen`. return_lse and out change nothing.
@@ -213,6 +222,7 @@ def explain_varlen(
     >>> [plan["kernel"] for plan in cpuattn.explain_varlen(x, x, x, [0, 1, 40], [0, 1, 40])]
     ['decode', 'forward']
     """
+    _check_given(cu_seqlens_q)
     return _core.explain(
         query,
         key,
@@ -232,7 +242,13 @@ def explain_varlen(
         num_threads,
         key_scale,
         value_scale,
-        None,
+        block_table,
         cu_seqlens_q,
         cu_seqlens_k,
     )
+
+
+def _check_given(cu_seqlens_q: object) -> None:
+    """Raise ValueError if this is None: the core would compute plain attention."""
+    if cu_seqlens_q is None:
+        raise ValueError("cu_seqlens_q is missing; it says where the queries of a sequence begin")

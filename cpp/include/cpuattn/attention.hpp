@@ -77,9 +77,9 @@ struct Options {
   std::optional<View> block_table;
 
   // Packed sequences: query and output are [total, Hq, ...], key and value [total, Hkv, ...], and
-  // sequence b has the rows [cu_seqlens[b], cu_seqlens[b + 1]). int64 [B + 1], given together.
-  // Other options have the shapes of a batch of B padded to the longest sequences; lse is [total,
-  // Hq].
+  // sequence b has the rows [cu_seqlens[b], cu_seqlens[b + 1]). int64 [B + 1], given together, but
+  // with block_table only cu_seqlens_q. Other options have the shapes of a batch of B padded to the
+  // longest sequences; lse is [total, Hq].
   std::optional<View> cu_seqlens_q, cu_seqlens_k;
 
   // Asked about every 50 ms on the calling thread; true ends the call with Interrupted.
