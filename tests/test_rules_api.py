@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import cpuattn
@@ -93,6 +94,23 @@ def test_results_are_documented() -> None:
 @pytest.mark.parametrize("name", ["attention", "attention_weights", "merge_attention"])
 def test_errors_and_examples_are_documented(name: str) -> None:
     assert {"Raises", "Examples"} <= sections(CALLED[name]).keys()
+
+
+@pytest.mark.parametrize("return_lse", [False, True])
+def test_return_lse_may_be_a_variable(*, return_lse: bool) -> None:
+    """At run time and for type checkers, which look at this file too."""
+    x, packed = np.ones((1, 1, 2, 4), np.float32), np.ones((2, 1, 4), np.float32)
+    cache, pages = cpuattn.KVCache(1, 1, 4), cpuattn.PagedKVCache(1, 2, 1, 4)
+    cache.append(x, x)
+    pages.append([pages.add()], x, x)
+    results = (
+        cpuattn.attention(x, x, x, return_lse=return_lse),
+        cpuattn.attention_varlen(packed, packed, packed, [0, 2], [0, 2], return_lse=return_lse),
+        cache.attend(x, return_lse=return_lse),
+        pages.attend(x, [0], return_lse=return_lse),
+    )
+    for result in results:
+        assert isinstance(result, tuple) == return_lse
 
 
 def test_stub_is_true(tmp_path: Path) -> None:

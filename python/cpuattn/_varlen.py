@@ -52,6 +52,17 @@ def attention_varlen(
     return_lse: Literal[True],
     **options: "Unpack[_Options]",
 ) -> "tuple[NDArray[Any], NDArray[Any]]": ...
+@overload
+def attention_varlen(
+    query: "ArrayLike",
+    key: "ArrayLike",
+    value: "ArrayLike",
+    cu_seqlens_q: "ArrayLike",
+    cu_seqlens_k: "ArrayLike | None",
+    *,
+    return_lse: bool,
+    **options: "Unpack[_Options]",
+) -> "NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]": ...
 def attention_varlen(
     query: "ArrayLike",
     key: "ArrayLike",

@@ -235,6 +235,15 @@ class KVCache:
         return_lse: Literal[True],
         **options: Any,
     ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    @overload
+    def attend(
+        self,
+        query: ArrayLike,
+        *,
+        query_offset: ArrayLike | None = ...,
+        return_lse: bool,
+        **options: Any,
+    ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]: ...
     def attend(
         self,
         query: ArrayLike,

@@ -229,6 +229,16 @@ class PagedKVCache:
         return_lse: Literal[True],
         **options: Any,
     ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    @overload
+    def attend(
+        self,
+        query: ArrayLike,
+        seq_ids: ArrayLike,
+        *,
+        query_offset: ArrayLike | None = ...,
+        return_lse: bool,
+        **options: Any,
+    ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]: ...
     def attend(
         self,
         query: ArrayLike,
