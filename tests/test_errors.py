@@ -166,6 +166,9 @@ TYPES: list[tuple[str, Arguments, list[str]]] = [
     ("out", {"out": ones(2, 6, 4, 8, dtype=np.int8)}, ["int8", "float32"]),
     ("out", {"out": ones(2, 6, 4, 8).tolist()}, ["list"]),
     ("num_threads", {"num_threads": 1.5}, ["float", "integer"]),
+    ("causal", {"causal": 1}, ["int", "True"]),
+    ("return_lse", {"return_lse": 1}, ["int", "True"]),
+    ("return_lse", {"return_lse": None}, ["None", "True"]),
 ]
 
 
@@ -181,7 +184,7 @@ def test_message(
     parts: list[str],
     function: Callable[..., Any],
 ) -> None:
-    if "out" in bad and function is cpuattn.explain:
+    if bad.keys() & {"out", "return_lse"} and function is cpuattn.explain:
         function(**(good() | bad))  # documented to look at inputs only
         return
     with pytest.raises(error) as info:
@@ -193,6 +196,8 @@ def test_message(
 
 def test_good_arguments_are_good() -> None:
     assert cpuattn.attention(**good()).shape == (2, 6, 4, 8)
+    out, lse = cpuattn.attention(**good(), return_lse=np.True_)  # type: ignore[call-overload]
+    assert (out.shape, lse.shape) == ((2, 6, 4, 8), (2, 6, 4))
 
 
 @pytest.mark.parametrize("extra", [QUANTISED, PAGED])

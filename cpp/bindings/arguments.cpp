@@ -209,16 +209,6 @@ double parse_number(PyObject* object, const char* name) {
   return value;
 }
 
-bool parse_bool(PyObject* object, const char* name) {
-  if (object == Py_True) return true;
-  if (object == Py_False) return false;
-  if (type_name(object) == "numpy.bool" || type_name(object) == "numpy.bool_") {
-    return PyObject_IsTrue(object) == 1;
-  }
-  throw py::type_error(std::string(name) + " is of type " + type_name(object) +
-                       "; it must be True or False");
-}
-
 void parse_window(PyObject* window, Options& options) {
   if (PyIndex_Check(window) && !PyBool_Check(window)) {
     options.window_left = options.window_right = parse_integer(window, "window");
@@ -320,6 +310,16 @@ void parse_inputs(PyObject* const* args, bool with_value, Arguments& parsed) {
     }
   }
   parse_options(args, parsed);
+}
+
+bool parse_bool(PyObject* object, const char* name) {
+  if (object == Py_True) return true;
+  if (object == Py_False) return false;
+  if (type_name(object) == "numpy.bool" || type_name(object) == "numpy.bool_") {
+    return PyObject_IsTrue(object) == 1;
+  }
+  throw py::type_error(std::string(name) + " is of type " + type_name(object) +
+                       "; it must be True or False");
 }
 
 py::object take_output(PyObject* out, const Arguments& inputs, View& view) {

@@ -57,6 +57,9 @@ struct Arguments {
 // The inputs; with_value: args[kValue] is an array. Throws pybind11's and the core's exceptions.
 void parse_inputs(PyObject* const* args, bool with_value, Arguments& parsed);
 
+// Python's or NumPy's True or False; else a TypeError.
+bool parse_bool(PyObject* object, const char* name);
+
 // A result array: given by the user (checked: writable, native, no overlap with an input), or new.
 pybind11::object take_output(PyObject* out, const Arguments& inputs, View& view);
 pybind11::object new_array(DType dtype, int rank, const std::ptrdiff_t* shape, View& view);

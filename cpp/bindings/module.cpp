@@ -96,12 +96,13 @@ PyObject* core_attention(PyObject*, PyObject* const* args, Py_ssize_t count) {
     expect(count, kNumArguments);
     Arguments parsed;
     parse_inputs(args, true, parsed);
+    const bool with_lse = parse_bool(args[kReturnLse], "return_lse");
     const Shapes shapes = infer_shapes(parsed.query, parsed.key, &parsed.value, parsed.options);
     const View shape = result_shape(shapes, parsed, shapes.value_dim);
     View output, lse;
     py::object result = result_array(args[kOut], parsed, shape, output);
     py::object row_lse;
-    if (args[kReturnLse] == Py_True) {
+    if (with_lse) {
       row_lse = new_array(compute_dtype(parsed.query.dtype), shape.rank - 1, shape.shape, lse);
     }
     {
