@@ -3,6 +3,7 @@
 import doctest
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -88,6 +89,22 @@ def test_a_row_has_the_same_bits_alone_and_in_a_batch(dtype: Any) -> None:
     assert out.dtype == lse.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)], ids=str)
+def test_narrow_outputs_are_merged_in_float32(dtype: np.dtype[Any]) -> None:
+    query, key, value = np.random.default_rng(2).standard_normal((3, 2, 3, 50, 8)).astype(dtype)
+    parts = [
+        attention(query, key[:, :, part], value[:, :, part], return_lse=True)
+        for part in (slice(0), slice(20), slice(20, 50))
+    ]
+    outputs, lses = [part[0] for part in parts], [part[1] for part in parts]
+    out, lse = merge_attention(outputs, lses)
+    wide, wide_lse = merge_attention([x.astype(np.float32) for x in outputs], lses)
+    assert out.dtype == dtype
+    assert lse.dtype == np.float32
+    np.testing.assert_array_equal(out.astype(np.float32), wide.astype(dtype).astype(np.float32))
+    np.testing.assert_array_equal(lse, wide_lse)
+
+
 ONE = (np.ones((2, 3)), np.ones(2))
 BAD: list[tuple[type[Exception], str, Any, Any]] = [
     (ValueError, "outputs must hold at least one part", [], []),
@@ -95,7 +112,13 @@ BAD: list[tuple[type[Exception], str, Any, Any]] = [
     (ValueError, r"outputs\[1\] must be \(2, 3\).* \(1, 3\)", [ONE[0], ONE[0][:1]], [ONE[1]] * 2),
     (ValueError, r"lses\[0\] must be \(2,\), got \(3,\)", [ONE[0]], [np.ones(3)]),
     (ValueError, r"outputs\[0\] must have shape .* got \(3,\)", ONE[0], ONE[1]),
-    (TypeError, "outputs must be float32 or float64, got int64", np.ones((1, 2, 3), int), ONE[1:]),
+    (TypeError, "outputs must be float32, .* got int64", np.ones((1, 2, 3), int), ONE[1:]),
+    (
+        TypeError,
+        "lses float32, got float16 and float16",
+        np.ones((1, 2, 3), "e"),
+        np.ones((1, 2), "e"),
+    ),
     (TypeError, r"outputs\[0\] is of type list", [[1.0]], [1.0]),
     (TypeError, "float64 and float32 in part 0", [ONE[0]], [np.ones(2, np.float32)]),
 ]

@@ -22,22 +22,25 @@ def merge_attention(
     Parameters
     ----------
     outputs : sequence of (..., L, Dv) arrays, or one stacked (P, ..., L, Dv) array
-        What `attention` returned for each part; float32 or float64, all alike.
+        What `attention` returned for each part; float32, float16, bfloat16 or float64, all alike.
+        Narrow ones are merged in float32. They were rounded once already, and are so again: pass
+        `attention` an ``out=`` of float32 for each part to have the digits of a single call.
     lses : sequence of (..., L) arrays, or one stacked (P, ..., L) array
-        What `attention(..., return_lse=True)` returned beside it: natural logarithms, of the same
-        dtype. -inf marks a row that saw no key: it adds nothing, whatever its output holds.
+        What `attention(..., return_lse=True)` returned beside it: natural logarithms, float64 if
+        the outputs are, else float32. -inf marks a row that saw no key: it adds nothing, whatever
+        its output holds.
 
     Returns
     -------
     out : ndarray
-        (..., L, Dv); zeros where no part saw a key.
+        (..., L, Dv), of the dtype of the parts; zeros where no part saw a key.
     lse : ndarray
         (..., L); -inf where no part saw a key.
 
     Raises
     ------
     TypeError
-        If the arrays are not all float32 or all float64.
+        If the arrays are not of these dtypes.
     ValueError
         If there is no part, not one lse per output, or shapes differ.
 
@@ -73,11 +76,11 @@ def merge_attention(
             total += share
         lse = largest + np.log(total)
         shares /= total
-        out = np.zeros_like(parts[0], subok=False)
+        out = np.zeros(parts[0].shape, sums[0].dtype)
         for part, share, skip in zip(parts, shares, empty, strict=True):
-            weight = share[..., None].astype(part.dtype)
-            out += np.where(skip[..., None], 0, weight * part)
-    return out, lse.astype(sums[0].dtype)
+            weight = share[..., None].astype(out.dtype)
+            out += np.where(skip[..., None], 0, weight * part.astype(out.dtype, copy=False))
+    return out.astype(parts[0].dtype, copy=False), lse.astype(sums[0].dtype)
 
 
 def _check(outputs: list[NDArray[Any]], lses: list[NDArray[Any]]) -> None:
@@ -86,14 +89,15 @@ def _check(outputs: list[NDArray[Any]], lses: list[NDArray[Any]]) -> None:
     if len(outputs) != len(lses):
         raise ValueError(f"lses must hold one array per output: {len(outputs)}, got {len(lses)}")
     dtype, shape = outputs[0].dtype, outputs[0].shape
-    if dtype.type not in (np.float32, np.float64):
-        raise TypeError(f"outputs must be float32 or float64, got {dtype}")
+    if dtype.name not in ("float32", "float16", "bfloat16", "float64"):
+        raise TypeError(f"outputs must be float32, float16, bfloat16 or float64, got {dtype}")
+    wide = np.float64 if dtype.type is np.float64 else np.float32  # in any order of bytes
     if len(shape) < 2:
         raise ValueError(f"outputs[0] must have shape (..., L, Dv), got {shape}")
     for i, (output, lse) in enumerate(zip(outputs, lses, strict=True)):
-        if output.dtype != dtype or lse.dtype != dtype:
+        if output.dtype != dtype or lse.dtype.type is not wide:
             raise TypeError(
-                f"outputs and lses must all be {dtype} like outputs[0], "
+                f"outputs must all be {dtype} like outputs[0] and lses {wide.__name__}, "
                 f"got {output.dtype} and {lse.dtype} in part {i}"
             )
         if output.shape != shape:
