@@ -191,6 +191,9 @@ def test_packed_sequences_give_the_bits_of_a_loop() -> None:
     rng = np.random.default_rng(0)
     query, key, value = (narrow(rng.standard_normal((ends[-1], 4, 24))) for _ in range(3))
     got = cpuattn.attention_varlen(query, key, value, ends, ends, causal=True)
+    plans = cpuattn.explain_varlen(query, key, value, ends, ends)
+    for plan in plans:
+        assert plan["products"] == ("float32" if plan["kernel"] == "decode" else "bfloat16")
     for begin, end in itertools.pairwise(ends):
         parts = [x[begin:end].swapaxes(0, 1) for x in (query, key, value)]
         same_bits(got[begin:end].swapaxes(0, 1), cpuattn.attention(*parts, causal=True))
@@ -200,7 +203,10 @@ def test_wider_results_are_computed_in_float32() -> None:
     query, key, value = bfloat16_arrays(SHAPES[0])
     numbers = [wide(x) for x in (query, key, value)]
     exact = cpuattn.attention(*numbers)
-    same_bits(cpuattn.attention(query, key, value, out=np.empty_like(exact)), exact)
+    out = np.empty_like(exact)
+    assert cpuattn.explain(query, key, value)["products"] == "bfloat16"
+    assert cpuattn.explain(query, key, value, out=out)["products"] == "float32"
+    same_bits(cpuattn.attention(query, key, value, out=out), exact)
     same_bits(cpuattn.attention(numbers[0], key, value), exact)
     same_bits(
         wide(cpuattn.attention_weights(query, key)),

@@ -35,10 +35,9 @@ enum Argument : int {
   kBlockTable,
   kCuSeqlensQ,
   kCuSeqlensK,
-  kNumInputs,  // all that explain takes
-  kOut = kNumInputs,
-  kNumWeightsArguments,
-  kReturnLse = kNumWeightsArguments,
+  kOut,
+  kNumCommon,
+  kReturnLse = kNumCommon,  // attention only
   kNumArguments
 };
 

@@ -130,7 +130,7 @@ WeightStage parse_stage(PyObject* object) {
 
 PyObject* core_attention_weights(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
-    expect(count, kNumWeightsArguments);
+    expect(count, kNumCommon);
     Arguments parsed;
     const WeightStage stage = parse_stage(args[kValue]);
     parse_inputs(args, false, parsed);
@@ -164,11 +164,15 @@ py::dict plan_of(const Explanation& pass, const std::vector<std::string>& copies
 
 PyObject* core_explain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
-    expect(count, kNumInputs);
+    expect(count, kNumCommon);
     Arguments parsed;
     parse_inputs(args, true, parsed);
+    View output;
+    const bool given = args[kOut] != Py_None;
+    if (given) take_output(args[kOut], parsed, output);
     py::list plans;
-    for (const auto& pass : explain(parsed.query, parsed.key, parsed.value, parsed.options)) {
+    for (const auto& pass : explain(parsed.query, parsed.key, parsed.value,
+                                    given ? &output : nullptr, parsed.options)) {
       plans.append(plan_of(pass, parsed.copies));
     }
     return plans;

@@ -239,8 +239,8 @@ void attention_weights(const View& query, const View& key, const View& output, W
 }
 
 std::vector<Explanation> explain(const View& query, const View& key, const View& value,
-                                 const Options& options) {
-  const Call call = resolve(query, key, &value, nullptr, nullptr, options);
+                                 const View* output, const Options& options) {
+  const Call call = resolve(query, key, &value, output, nullptr, options);
   if (!call.query_offsets) return {explain_pass(call, plan_shape(call), options)};
   const Explanation few = explain_pass(call, packed_shape(call, true), options);
   const Explanation others = explain_pass(call, packed_shape(call, false), options);

@@ -57,7 +57,7 @@ struct Call {
 };
 
 // Throws std::invalid_argument for whatever does not fit together. value, output and lse may be
-// null (attention_weights has no value, explain no results).
+// null (attention_weights has no value, explain maybe no results).
 Call resolve(const View& query, const View& key, const View* value, const View* output,
              const View* lse, const Options& options);
 

@@ -346,7 +346,7 @@ def explain(
     value_scale: "ArrayLike | None" = None,
     block_table: "ArrayLike | None" = None,
     return_lse: bool = False,  # noqa: ARG001 (the same arguments as attention)
-    out: "NDArray[Any] | None" = None,  # noqa: ARG001
+    out: "NDArray[Any] | None" = None,
     num_threads: int | None = None,
 ) -> "Plan":
     """Tell how `attention` would run with the same arguments, without running it.
@@ -360,7 +360,7 @@ def explain(
     alibi_slopes, sinks, softcap, scale, key_scale, value_scale, block_table : optional
         As in `attention`.
     return_lse, out, num_threads : optional
-        As in `attention`. return_lse and out change nothing.
+        As in `attention`. return_lse changes nothing, and `out` is not written.
 
     Returns
     -------
@@ -408,5 +408,6 @@ def explain(
         block_table,
         None,
         None,
+        out,
     )
     return plan

@@ -193,7 +193,7 @@ def explain_varlen(
     value_scale: "ArrayLike | None" = None,
     block_table: "ArrayLike | None" = None,
     return_lse: bool = False,  # noqa: ARG001 (the same arguments as attention_varlen)
-    out: "NDArray[Any] | None" = None,  # noqa: ARG001
+    out: "NDArray[Any] | None" = None,
     num_threads: int | None = None,
 ) -> "list[Plan]":
     """Tell how `attention_varlen` would run with the same arguments, without running it.
@@ -209,7 +209,7 @@ def explain_varlen(
     alibi_slopes, sinks, softcap, scale, key_scale, value_scale, block_table : optional
         As in `attention_varlen`.
     return_lse, out, num_threads : optional
-        As in `attention_varlen`. return_lse and out change nothing.
+        As in `attention_varlen`. return_lse changes nothing, and `out` is not written.
 
     Returns
     -------
@@ -256,6 +256,7 @@ def explain_varlen(
         block_table,
         cu_seqlens_q,
         cu_seqlens_k,
+        out,
     )
 
 

@@ -140,9 +140,10 @@ void attention_weights(const View& query, const View& key, const View& output, W
                        const Options& options);
 
 // One entry; of packed sequences one for those with few rows per key/value head and one for the
-// others, as they are run apart, without one that has nothing to do.
+// others, as they are run apart, without one that has nothing to do. output: null if it has query's
+// dtype.
 std::vector<Explanation> explain(const View& query, const View& key, const View& value,
-                                 const Options& options);
+                                 const View* output, const Options& options);
 
 int get_num_threads();
 void set_num_threads(int threads);
