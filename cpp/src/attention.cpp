@@ -187,10 +187,12 @@ Explanation explain_pass(const Call& call, const PlanShape& shape, const Options
   const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
   Explanation e;
   e.isa = current_isa().name;
-  e.products = has_bfloat16_products(call) ? "bfloat16" : call.dtype == DType::kFloat64 ? "float64" : "float32";
+  e.products = has_bfloat16_products(call)     ? "bfloat16"
+               : call.dtype == DType::kFloat64 ? "float64"
+                                               : "float32";
   e.kernel = plan.work_items == 0 ? "empty" : plan.decode ? "decode" : "forward";
   if (plan.work_items == 0) return e;
-  Run run{call, kernels, kernels.forward, plan, shape};
+  Run run{call, kernels, plan, shape};
   lay_out(run);
   e.query_block = plan.query_block;
   e.key_block = plan.decode ? kernels.decode_block : kernels.key_block;
