@@ -15,6 +15,7 @@ ARROWS = {
     "bindings": {"cpuattn"},
     "attention": {"cpuattn", "call", "execute", "kernel", "plan", "registry", "threads"},
     "execute": {"call", "half", "kernel", "plan", "threads", "work"},
+    "store": {"checks", "cpuattn", "kernel", "registry"},
     "work": {"call", "kernel", "plan"},
     "validate": {"call", "checks", "kernel", "layout"},
     "layout": {"call", "checks"},

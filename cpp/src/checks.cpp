@@ -50,7 +50,7 @@ bool is_float(DType dtype) {
 void check_array(const char* name, const View& view) {
   for (int i = 0; i < view.rank; ++i) {
     if (view.shape[i] < 0) fail(std::string(name) + " has a negative dimension: " + text(view));
-    if (view.stride[i] % element_size(view.dtype) != 0) {
+    if ((view.stride[i] & (element_size(view.dtype) - 1)) != 0) {  // a power of two
       fail(std::string(name) + " has strides that are not multiples of its element size");
     }
   }

@@ -71,5 +71,21 @@ inline void convert(float x, Float16* to) {
   to->bits = static_cast<std::uint16_t>(sign | bits);
 }
 
+// The float that is x, or of the two beside x the one whose last bit is 1. It is a tie of a shorter
+// type only if x is, and on the same side of it otherwise: rounded once more, it is x rounded once.
+inline float rounded_to_odd(double x) {
+  const auto nearest = static_cast<float>(x);
+  const double back = nearest;
+  const std::uint32_t bits = bits_of(nearest);
+  const bool moves = back != x && x == x && (bits & 1u) == 0;
+  const bool outwards = __builtin_fabs(back) < __builtin_fabs(x);
+  return float_of(moves ? (outwards ? bits + 1u : bits - 1u) : bits);
+}
+
+inline void convert(double x, float* to) { *to = static_cast<float>(x); }
+inline void convert(double x, Float16* to) { convert(rounded_to_odd(x), to); }
+inline void convert(double x, BFloat16* to) { convert(rounded_to_odd(x), to); }
+inline void convert(float x, double* to) { *to = x; }
+
 }  // namespace
 }  // namespace cpuattn

@@ -148,6 +148,28 @@ struct Partial {
   void* row_sum = nullptr;
 };
 
+// Rows of numbers to be stored as another type, each with a scale if that is int8. A row is `size`
+// numbers, source_stride apart, to be written next to each other. Strides in elements.
+//
+// Assumptions: source and target do not overlap, and are aligned to their elements; the kernel of
+// doubles is given doubles, that of floats any narrower floating-point type.
+struct Conversion {
+  const void* source = nullptr;
+  std::ptrdiff_t source_row_stride = 0;
+  std::ptrdiff_t source_stride = 0;
+  ElementType source_type = ElementType::kNone;
+
+  void* target = nullptr;
+  std::ptrdiff_t target_row_stride = 0;
+  ElementType target_type = ElementType::kNone;
+
+  float* scale = nullptr;
+  std::ptrdiff_t scale_stride = 0;
+
+  std::ptrdiff_t num_rows = 1;
+  std::ptrdiff_t size = 0;
+};
+
 // The kernels of one ISA for one type to compute in.
 struct Kernels {
   int lanes;         // elements per vector
@@ -163,6 +185,8 @@ struct Kernels {
                 std::ptrdiff_t value_dim);
   // Adds the sinks of the work's rows, once all keys are merged.
   void (*add_sinks)(const Work& work, const Partial& total, std::ptrdiff_t value_dim);
+  // Rounds or quantises as cpuattn/cache.hpp defines it, and tells whether a number overflowed.
+  bool (*convert_rows)(const Conversion&);
   // Does floating-point operations at the highest rate and says how many.
   double (*multiply_add)(std::ptrdiff_t rounds, std::ptrdiff_t* operations);
   // Reads elements at the highest rate.

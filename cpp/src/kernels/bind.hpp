@@ -1,6 +1,7 @@
 // Binds the vectors of one ISA to the algorithms. Included by the ISA files and nothing else.
 #pragma once
 
+#include "convert.hpp"
 #include "decode.hpp"
 #include "forward.hpp"
 #include "merge.hpp"
@@ -23,6 +24,7 @@ constexpr Kernels bind_kernels() {
   kernels.weights = weights<V>;
   kernels.merge = merge<V>;
   kernels.add_sinks = add_sinks<V>;
+  kernels.convert_rows = convert_rows<V>;
   kernels.multiply_add = multiply_add<V>;
   kernels.sum_elements = sum_elements<V>;
   kernels.forward_scratch = forward_scratch<V>;
