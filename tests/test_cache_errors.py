@@ -51,6 +51,7 @@ BAD: list[tuple[type[Exception], str, Any]] = [
     ),
     (TypeError, "key .* got int8", lambda: filled(dtype="int8").append(KEY.astype("i1"), VALUE)),
     (ValueError, r"key .* \(2, 2, any, 8\), got \(3, 8\)", bad_append(key=np.zeros((3, D)))),
+    (ValueError, r"key .*, got \(1, 1, 1", bad_append(key=np.zeros((1,) * 17))),
     (ValueError, r"value .* \(2, 2, 3, 5\)", bad_append(value=np.zeros((B, HKV, 2, DV)))),
     (TypeError, "value is of type list", bad_append(value=[0.0])),
     (TypeError, "lengths has dtype float64; it must be integers", bad_append(lengths=[1.0, 2.0])),

@@ -21,15 +21,9 @@ std::string dtype_name(PyObject* array) {
   return py::str(py::reinterpret_borrow<py::array>(array).dtype().attr("name"));
 }
 
-// Conversions that are rare or slow live in Python.
 template <class Second>
-py::object convert(const char* function, PyObject* object, Second second) {
+py::object call_python(const char* function, PyObject* object, Second second) {
   return py::module_::import("cpuattn._arrays").attr(function)(py::handle(object), second);
-}
-
-bool is_plain_array(PyObject* object) {
-  return reinterpret_cast<PyObject*>(Py_TYPE(object)) ==
-         reinterpret_cast<PyObject*>(npy_api::get().PyArray_Type_);
 }
 
 bool is_native(PyObject* array) {
@@ -40,13 +34,11 @@ bool is_native(PyObject* array) {
 }
 
 bool is_aligned(const View& view, std::ptrdiff_t size) {
-  if (reinterpret_cast<std::uintptr_t>(view.data) % static_cast<std::size_t>(size) != 0) {
-    return false;
-  }
+  auto all = reinterpret_cast<std::intptr_t>(view.data);
   for (int i = 0; i < view.rank; ++i) {
-    if (view.shape[i] > 1 && view.stride[i] % size != 0) return false;
+    if (view.shape[i] > 1) all |= view.stride[i];
   }
-  return true;
+  return (all & (size - 1)) == 0;  // a power of two; a division costs as much as all the rest
 }
 
 // ml_dtypes.bfloat16 has a number that NumPy gave it when it was registered, once in a process; -1
@@ -62,7 +54,21 @@ bool is_bfloat16(PyObject* array, int type_number) {
   return true;
 }
 
-// The array's memory as it is; false if its dtype is none of the core's.
+}  // namespace
+
+py::object convert(const char* function, PyObject* object, const char* name) {
+  return call_python(function, object, name);
+}
+
+bool is_plain_array(PyObject* object) {
+  return reinterpret_cast<PyObject*>(Py_TYPE(object)) ==
+         reinterpret_cast<PyObject*>(npy_api::get().PyArray_Type_);
+}
+
+bool is_readable(PyObject* array, const View& view) {
+  return is_native(array) && is_aligned(view, element_size(view.dtype));
+}
+
 bool view_of(PyObject* array, View& view) {
   const auto* proxy = array_proxy(array);
   const int number = array_descriptor_proxy(proxy->descr)->type_num;
@@ -104,6 +110,8 @@ bool view_of(PyObject* array, View& view) {
   }
   return true;
 }
+
+namespace {
 
 // A view of the array, or of a copy of it where elements are byte-swapped or not aligned.
 bool readable_view(PyObject* array, const char* name, Arguments& parsed, View& view) {
@@ -173,8 +181,8 @@ View parse_tokens(PyObject* const* args, Argument a, DType query, Arguments& par
 View parse_small(PyObject* const* args, Argument a, DType dtype, Arguments& parsed) {
   View view;
   PyObject* array = args[a];
-  if (!is_plain_array(array) || !view_of(array, view) || view.dtype != dtype || !is_native(array) ||
-      !is_aligned(view, element_size(dtype))) {
+  if (!is_plain_array(array) || !view_of(array, view) || view.dtype != dtype ||
+      !is_readable(array, view)) {
     parsed.kept.push_back(convert(dtype == DType::kInt64     ? "as_integers"
                                   : dtype == DType::kFloat32 ? "as_float32"
                                                              : "as_float64",
@@ -286,12 +294,20 @@ Extent extent_of(const View& view) {
   return extent;
 }
 
+}  // namespace
+
+bool may_overlap(const View& a, const View& b) {
+  const Extent first = extent_of(a), second = extent_of(b);
+  return first.begin < second.end && second.begin < first.end;
+}
+
+namespace {
+
 void check_overlap(PyObject* out, const View& view, PyObject* input, const char* name) {
   View input_view;
   if (!input || !view_of(input, input_view)) return;
-  const Extent a = extent_of(view), b = extent_of(input_view);
-  if (a.begin >= b.end || b.begin >= a.end) return;
-  if (convert("shares_memory", out, py::handle(input)).cast<bool>()) {
+  if (!may_overlap(view, input_view)) return;
+  if (call_python("shares_memory", out, py::handle(input)).cast<bool>()) {
     throw py::value_error(std::string("out overlaps ") + name +
                           "; it must not share memory with an input");
   }
@@ -334,7 +350,7 @@ py::object take_output(PyObject* out, const Arguments& inputs, View& view) {
   }
   auto array = py::reinterpret_borrow<py::array>(out);
   if (!array.writeable()) throw py::value_error("out is read-only; it must be writable");
-  if (!is_native(out) || !is_aligned(view, element_size(view.dtype))) {
+  if (!is_readable(out, view)) {
     throw py::value_error("out is byte-swapped or not aligned; it must be a plain native array");
   }
   for (int i = 0; i < kNumArguments; ++i) check_overlap(out, view, inputs.arrays[i], kNames[i]);

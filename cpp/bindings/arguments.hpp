@@ -63,4 +63,18 @@ bool parse_bool(PyObject* object, const char* name);
 pybind11::object take_output(PyObject* out, const Arguments& inputs, View& view);
 pybind11::object new_array(DType dtype, int rank, const std::ptrdiff_t* shape, View& view);
 
+bool is_plain_array(PyObject* object);  // of NumPy, of no subclass
+
+// The memory of an array as it is; false if its dtype is none of the core's.
+bool view_of(PyObject* array, View& view);
+
+// The elements are in this machine's byte order and aligned.
+bool is_readable(PyObject* array, const View& view);
+
+// False: they share no byte.
+bool may_overlap(const View& a, const View& b);
+
+// What the function of cpuattn/_arrays.py makes of an object: conversions that are rare or slow.
+pybind11::object convert(const char* function, PyObject* object, const char* name);
+
 }  // namespace cpuattn

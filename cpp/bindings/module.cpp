@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "arguments.hpp"
+#include "store.hpp"
 
 namespace cpuattn {
 namespace {
@@ -179,6 +180,20 @@ PyObject* core_explain(PyObject*, PyObject* const* args, Py_ssize_t count) {
   });
 }
 
+PyObject* core_append_tokens(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, kNumTokensArguments);
+    return append_tokens(args);
+  });
+}
+
+PyObject* core_store_tokens(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, kNumTokensArguments);
+    return store_tokens(args);
+  });
+}
+
 py::dict config() {
   py::dict result;
   result["version"] = CPUATTN_VERSION;
@@ -214,6 +229,11 @@ PyMethodDef fast_functions[] = {
      METH_FASTCALL, "See cpuattn.attention_weights."},
     {"explain", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_explain)),
      METH_FASTCALL, "See cpuattn.explain."},
+    {"append_tokens",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_append_tokens)), METH_FASTCALL,
+     "See cpuattn.KVCache.append."},
+    {"store_tokens", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_store_tokens)),
+     METH_FASTCALL, "Writes keys and values into a cache, rounded or quantised."},
     {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace

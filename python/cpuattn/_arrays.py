@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 def as_array(obj: object, name: str) -> NDArray[Any]:
     """View anything that holds an array in CPU memory as a NumPy array, without copying."""
+    if type(obj) is np.ndarray:  # first: the checks of all the rest cost more than a token
+        return obj
     if isinstance(obj, np.ma.MaskedArray):
         msg = f"{name} is a masked array, whose mask would be ignored; pass an array and mask="
         raise TypeError(msg)

@@ -8,6 +8,8 @@ from numpy.typing import DTypeLike, NDArray
 # By name, because bfloat16 is a type of the optional package ml_dtypes.
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
+_LARGEST = np.array(np.finfo(np.float32).max)
+
 
 def bfloat16() -> np.dtype[Any]:
     """Return the dtype bfloat16, or raise ImportError."""
@@ -38,6 +40,11 @@ def check_float(name: str, array: NDArray[Any]) -> None:
     """Raise TypeError unless the array is of a dtype that a cache takes."""
     if array.dtype.type.__name__ not in FLOATS:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {array.dtype}")
+
+
+def report_overflow() -> None:
+    """Warn, raise or do nothing, as np.errstate has it, where a cast by the core overflowed."""
+    _LARGEST.astype(np.float16)
 
 
 def one_rounding(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -5,10 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cpuattn import _core
 from cpuattn._arrays import as_array
-from cpuattn._cache_dtypes import check_float, one_rounding
+from cpuattn._cache_dtypes import check_float
 from cpuattn._checks import check_shape
-from cpuattn._quantize import quantize_int8
+
+# Entry and row to begin at; entry, first row and end of what goes there.
+Move = tuple[int, int, int, int, int]
 
 
 class KVArrays:
@@ -33,14 +36,13 @@ class KVArrays:
         self.values: NDArray[Any] = np.empty((*shape[:3], value_dim), dtype)
         self.key_scales: NDArray[np.float32] | None = None
         self.value_scales: NDArray[np.float32] | None = None
-        # What a token consists of, in the order in which `encode` gives it.
+        # What a token consists of.
         self.every: tuple[NDArray[Any], ...] = (self.keys, self.values)
         if dtype.type is np.int8:
             self.key_scales = np.empty(shape[:3], np.float32)
             self.value_scales = np.empty(shape[:3], np.float32)
             self.every += (self.key_scales, self.value_scales)
         self.dtype = dtype
-        self._appended_as_is = None if dtype.type is np.int8 else dtype
         self._heads_and_dims = shape[1], shape[3], value_dim
 
     @property
@@ -58,9 +60,8 @@ class KVArrays:
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the tokens of `batch` entries as arrays; TypeError or ValueError if unfit."""
         key, value = as_array(key, "key"), as_array(value, "value")
-        if not key.dtype is value.dtype is self._appended_as_is:
-            check_float("key", key)
-            check_float("value", value)
+        check_float("key", key)
+        check_float("value", value)
         heads, head_dim, value_dim = self._heads_and_dims
         shape = key.shape
         # Compared here, because the function that can say what is wrong costs more than a copy.
@@ -70,14 +71,18 @@ class KVArrays:
             check_shape("value", value, (batch, heads, shape[2], value_dim))
         return key, value
 
-    def encode(self, key: NDArray[Any], value: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """Give the parts of tokens in the order of `every`; assignment does the last rounding."""
-        if key.dtype is value.dtype is self._appended_as_is:
-            return key, value
-        if self.key_scales is None:
-            return one_rounding(key, self.dtype), one_rounding(value, self.dtype)
-        (keys, key_scales), (values, value_scales) = quantize_int8(key), quantize_int8(value)
-        return keys, values, key_scales, value_scales
+    def write(self, key: NDArray[Any], value: NDArray[Any], moves: list[Move]) -> None:
+        """Write tokens that `check` returned, rounded or quantised; they may lie in these arrays.
+
+        Raises FloatingPointError, once all are written, if a number overflows and np.errstate
+        has it so.
+        """
+        _core.store_tokens(key, value, self.every, moves)
+
+    def apart(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Give a copy if the array may lie in these ones, of which rows are about to move."""
+        inside = any(np.may_share_memory(array, own) for own in self.every)
+        return array.copy() if inside else array
 
     def scales(self, rows: slice = slice(None)) -> dict[str, NDArray[np.float32]]:
         """Give the options of `attention` that tell how to read these rows."""

@@ -5,12 +5,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cpuattn._cache_errors import CacheFullError
-from cpuattn._kv_arrays import KVArrays
-
-Move = tuple[int, int, int, int, int]  # entry and row to begin at; entry, first row and end of what
-
-
-_ALL = slice(None)
+from cpuattn._kv_arrays import KVArrays, Move
 
 
 class KVBuffers:
@@ -29,18 +24,16 @@ class KVBuffers:
         self.capacity: int = arrays.keys.shape[2]  # tokens that each entry has room for
         self.max_capacity = max_capacity
 
-    def write(self, parts: tuple[NDArray[Any], ...], starts: list[int], counts: list[int]) -> None:
-        """Copy the first counts[b] tokens of entry b to row starts[b] and on, for every b."""
-        start, count = starts[0], counts[0]
-        every = zip(self.arrays.every, parts, strict=True)
-        if len(starts) == 1 or (min(starts) == max(starts) and min(counts) == max(counts)):
-            rows = _ALL, _ALL, slice(start, start + count)
-            for array, new in every:
-                array[rows] = new if new.shape[2] == count else new[:, :, :count]
-            return
-        for array, new in every:
-            for entry, (start, count) in enumerate(zip(starts, counts, strict=True)):
-                array[entry, :, start : start + count] = new[entry, :, :count]
+    def write(
+        self, key: NDArray[Any], value: NDArray[Any], starts: list[int], counts: list[int]
+    ) -> None:
+        """Write the first counts[b] tokens of entry b to row starts[b] and on, for every b."""
+        if len(starts) == 1:
+            moves = [(0, starts[0], 0, 0, counts[0])]
+        else:
+            both = zip(starts, counts, strict=True)
+            moves = [(entry, start, entry, 0, n) for entry, (start, n) in enumerate(both)]
+        self.arrays.write(key, value, moves)
 
     def make_room(
         self, held: list[int], first: list[int], last: list[int], counts: list[int]

@@ -2,11 +2,8 @@
 
 from array import array
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from numpy.typing import NDArray
-
-from cpuattn._kv_arrays import KVArrays
+from cpuattn._kv_arrays import KVArrays, Move
 from cpuattn._page_pool import PagePool
 
 
@@ -53,23 +50,21 @@ class Growth:
         """Free pages that this takes."""
         return -(-(self.sequence.length + self.count) // self.page_size) - self._kept
 
-    def write(self, new: list[int], arrays: KVArrays, parts: list[NDArray[Any]]) -> None:
-        """Write tokens (Hkv, L, ...) into the last page and these new ones."""
+    def prepare(self, new: list[int], arrays: KVArrays, entry: int) -> list[Move]:
+        """Have these new pages; say which rows of them the tokens of an entry go to."""
         sequence, size = self.sequence, self.page_size
         self._pages.extend(new)
         if self._kept < len(sequence.pages):
             rows = slice(sequence.length % size)
             for pages in arrays.every:
                 pages[new[0], :, rows] = pages[sequence.pages[-1], :, rows]
-        done, position = 0, sequence.length
+        moves, done = [], 0
         while done < self.count:
-            row = position % size
-            step = min(size - row, self.count - done)
-            page = self._pages[position // size]
-            for pages, part in zip(arrays.every, parts, strict=True):
-                pages[page, :, row : row + step] = part[:, done : done + step]
-            done += step
-            position += step
+            page, row = divmod(sequence.length + done, size)
+            end = min(done + size - row, self.count)
+            moves.append((self._pages[page], row, entry, done, end))
+            done = end
+        return moves
 
     def commit(self, tokens: int) -> None:
         """Let the sequence have the tokens that were written, of an append of so many."""

@@ -6,6 +6,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from cpuattn import _core
 from cpuattn._arrays import as_array
 from cpuattn._attention import attention
 from cpuattn._cache_dtypes import stored_dtype
@@ -186,8 +187,9 @@ class KVCache:
         ----------
         key : (B, Hkv, L, D) array
         value : (B, Hkv, L, Dv) array
-            Of any float dtype and strides; stored in the dtype of the cache, rounded to nearest
-            even. What is too large for float16 or bfloat16 becomes infinite.
+            Of any float dtype and strides, also views of this cache; stored in the dtype of the
+            cache, rounded to nearest even. What is too large for float16 or bfloat16 becomes
+            infinite.
         lengths : int or (B,) int, optional
             Tokens of each entry that count, from 0 to L; the rest is padding on the right, which
             is not stored. All L by default.
@@ -202,7 +204,14 @@ class KVCache:
             If an entry would exceed `max_capacity`. The cache is then unchanged.
         """
         buffers, positions = self._buffers, self._positions
-        batch = len(positions.lengths)
+        held = positions.held()
+        batch = len(held)
+        if lengths is None:
+            # One call for a token of the usual kind, for which all the rest costs more than a copy.
+            appended = _core.append_tokens(key, value, buffers.arrays.every, held)
+            if appended is not None:
+                positions.advance([appended] * batch, appended)
+                return
         key, value = buffers.arrays.check(key, value, batch)
         tokens = key.shape[2]
         counts = [tokens] * batch
@@ -210,11 +219,10 @@ class KVCache:
             counts = per_entry("lengths", lengths, batch)
             if not 0 <= min(counts) <= max(counts) <= tokens:
                 raise ValueError(f"lengths must be from 0 to {tokens}, got {counts}")
-        parts = buffers.arrays.encode(key, value)
-        held = positions.held()
         if max(held) + tokens > buffers.capacity:
+            key, value = buffers.arrays.apart(key), buffers.arrays.apart(value)
             held = self._make_room(held, counts)
-        buffers.write(parts, held, counts)
+        buffers.write(key, value, held, counts)
         positions.advance(counts, tokens)
 
     @overload

@@ -202,12 +202,11 @@ class PagedKVCache:
         counts = per_entry("lengths", tokens if lengths is None else lengths, len(sequences))
         if not 0 <= min(counts) <= max(counts) <= tokens:
             raise ValueError(f"lengths must be from 0 to {tokens}, got {counts}")
-        parts = self._arrays.encode(key, value)
         growths = [
             Growth(sequence, count, self._page_size, self._pool)
             for sequence, count in zip(sequences, counts, strict=True)
         ]
-        self._grow(growths, parts, tokens)
+        self._grow(growths, key, value)
 
     @overload
     def attend(
@@ -383,19 +382,21 @@ class PagedKVCache:
         except KeyError:
             raise ValueError(f"{name}: there is no sequence {seq_id}") from None
 
-    def _grow(self, growths: list[Growth], parts: tuple[NDArray[Any], ...], tokens: int) -> None:
+    def _grow(self, growths: list[Growth], key: NDArray[Any], value: NDArray[Any]) -> None:
         """Write the tokens of all sequences, then let them have them: all or none."""
         new = self._pool.take(sum(growth.needed for growth in growths))
         unused = iter(new)
         try:
+            moves = []
             for entry, growth in enumerate(growths):
                 own = [next(unused) for _ in range(growth.needed)]
-                growth.write(own, self._arrays, [part[entry] for part in parts])
+                moves += growth.prepare(own, self._arrays, entry)
+            self._arrays.write(key, value, moves)
         except BaseException:
             self._pool.release(new)
             raise
         for growth in growths:
-            growth.commit(tokens)
+            growth.commit(key.shape[2])
 
 
 def _block_table(sequences: list[Sequence]) -> NDArray[np.int64]:

@@ -1,0 +1,205 @@
+#include "store.hpp"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "arguments.hpp"
+#include "cpuattn/cache.hpp"
+
+namespace cpuattn {
+namespace {
+
+namespace py = pybind11;
+
+constexpr int kTokensRank = 4, kScalesRank = 3;
+
+// Rows [begin, end) of entry `source` go to the rows of entry `target` from `row` on; the same with
+// as many entries as are moved together.
+struct Move {
+  std::ptrdiff_t target, row, source, begin, end, entries;
+};
+
+Move parse_move(PyObject* object) {
+  if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != 5) {
+    throw py::type_error("a move must be a tuple of 5 integers");
+  }
+  Py_ssize_t number[5];
+  for (int i = 0; i < 5; ++i) {
+    number[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(object, i));
+    if (number[i] == -1 && PyErr_Occurred()) throw py::error_already_set();
+  }
+  return {number[0], number[1], number[2], number[3], number[4], 1};
+}
+
+std::vector<Move> parse_moves(PyObject* list) {
+  if (!PyList_Check(list)) throw py::type_error("moves must be a list");
+  std::vector<Move> moves(static_cast<std::size_t>(PyList_GET_SIZE(list)));
+  for (std::size_t i = 0; i < moves.size(); ++i) {
+    moves[i] = parse_move(PyList_GET_ITEM(list, static_cast<Py_ssize_t>(i)));
+  }
+  return moves;
+}
+
+// A view, of so many dimensions, of an array that has a dtype of the core.
+bool take_view(PyObject* array, int rank, View& view) {
+  return is_plain_array(array) && py::reinterpret_borrow<py::array>(array).ndim() == rank &&
+         view_of(array, view);
+}
+
+// An array of a cache, which nobody else makes.
+View target_view(PyObject* array, int rank) {
+  View view;
+  if (!take_view(array, rank, view) || !is_readable(array, view) ||
+      !py::reinterpret_borrow<py::array>(array).writeable()) {
+    throw py::type_error("an array to be written must be a writable, native and aligned one");
+  }
+  return view;
+}
+
+// The arrays of a cache; there are scales if count is 4.
+struct Targets {
+  View array[4];
+  int count;
+
+  explicit Targets(PyObject* tuple) {
+    if (!PyTuple_Check(tuple) || (PyTuple_GET_SIZE(tuple) != 2 && PyTuple_GET_SIZE(tuple) != 4)) {
+      throw py::type_error("arrays must be a tuple of 2, or with scales of 4");
+    }
+    count = static_cast<int>(PyTuple_GET_SIZE(tuple));
+    for (int i = 0; i < count; ++i) {
+      array[i] = target_view(PyTuple_GET_ITEM(tuple, i), i < 2 ? kTokensRank : kScalesRank);
+    }
+  }
+  const View* scale(int which) const { return count == 4 ? &array[2 + which] : nullptr; }
+};
+
+// Tokens that may lie anywhere, also where they are to be written: then they are copied.
+struct Source {
+  py::object kept;
+  View view;
+
+  Source(PyObject* array, const char* name, const Targets& targets) {
+    if (!take_view(array, kTokensRank, view)) {
+      throw py::type_error(std::string(name) + " is no array of numbers that can be stored");
+    }
+    bool usable = is_readable(array, view);
+    for (int i = 0; i < targets.count; ++i) {
+      usable = usable && !may_overlap(view, targets.array[i]);
+    }
+    if (usable) return;
+    kept = convert("as_native", array, name);
+    view_of(kept.ptr(), view);
+  }
+};
+
+// Rows [begin, end) of so many entries from one on.
+View rows_of(const View& view, std::ptrdiff_t entry, std::ptrdiff_t entries, std::ptrdiff_t begin,
+             std::ptrdiff_t end) {
+  if (entry < 0 || entries > view.shape[0] - entry || begin < 0 || begin > end ||
+      end > view.shape[2]) {
+    throw py::index_error("a move is outside of an array");
+  }
+  View rows = view;
+  rows.data = static_cast<char*>(view.data) + entry * view.stride[0] + begin * view.stride[2];
+  rows.shape[0] = entries;
+  rows.shape[2] = end - begin;
+  return rows;
+}
+
+// Without the GIL for its lifetime.
+class Unlocked {
+ public:
+  Unlocked() : state_(PyEval_SaveThread()) {}
+  ~Unlocked() { PyEval_RestoreThread(state_); }
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+bool store_moves(const View& source, const View& target, const View* scale,
+                 const std::vector<Move>& moves) {
+  bool overflows = false;
+  for (const Move& move : moves) {
+    const std::ptrdiff_t end = move.row + (move.end - move.begin);
+    const View from = rows_of(source, move.source, move.entries, move.begin, move.end);
+    const View to = rows_of(target, move.target, move.entries, move.row, end);
+    if (scale) {
+      const View scales = rows_of(*scale, move.target, move.entries, move.row, end);
+      store(from, to, &scales);
+    } else {
+      overflows |= store(from, to, nullptr);
+    }
+  }
+  return overflows;
+}
+
+void report(bool overflows) {
+  if (overflows) py::module_::import("cpuattn._cache_dtypes").attr("report_overflow")();
+}
+
+void store_both(PyObject* const* args, const Targets& targets, const std::vector<Move>& moves) {
+  const Source key(args[kNewKeys], "key", targets);
+  const Source value(args[kNewValues], "value", targets);
+  bool overflows;
+  {
+    const Unlocked unlocked;
+    overflows = store_moves(key.view, targets.array[0], targets.scale(0), moves);
+    overflows |= store_moves(value.view, targets.array[1], targets.scale(1), moves);
+  }
+  report(overflows);
+}
+
+bool is_float(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kFloat64 || dtype == DType::kFloat16 ||
+         dtype == DType::kBFloat16;
+}
+
+// The tokens are floats of the shape that the target asks for, but for their number.
+bool fits(PyObject* array, const View& target, View& tokens) {
+  return take_view(array, kTokensRank, tokens) && is_float(tokens.dtype) &&
+         tokens.shape[0] == target.shape[0] && tokens.shape[1] == target.shape[1] &&
+         tokens.shape[3] == target.shape[3];
+}
+
+// Where the tokens go; nothing if an entry has no room for them.
+std::vector<Move> moves_to(PyObject* starts, std::ptrdiff_t tokens, std::ptrdiff_t capacity) {
+  std::vector<Move> moves;
+  for (Py_ssize_t entry = 0; entry < PyList_GET_SIZE(starts); ++entry) {
+    const Py_ssize_t start = PyLong_AsSsize_t(PyList_GET_ITEM(starts, entry));
+    if (start == -1 && PyErr_Occurred()) throw py::error_already_set();
+    if (start > capacity - tokens) return {};
+    if (!moves.empty() && moves.back().row == start) {
+      ++moves.back().entries;
+    } else {
+      moves.push_back({entry, start, entry, 0, tokens, 1});
+    }
+  }
+  return moves;
+}
+
+}  // namespace
+
+py::object append_tokens(PyObject* const* args) {
+  const Targets targets(args[kArrays]);
+  const View &keys = targets.array[0], &values = targets.array[1];
+  View key, value;
+  if (!fits(args[kNewKeys], keys, key) || !fits(args[kNewValues], values, value) ||
+      value.shape[2] != key.shape[2]) {
+    return py::none();
+  }
+  if (!PyList_Check(args[kStarts])) throw py::type_error("starts must be a list");
+  const std::vector<Move> moves = moves_to(args[kStarts], key.shape[2], keys.shape[2]);
+  if (moves.empty()) return py::none();
+  store_both(args, targets, moves);
+  return py::int_(key.shape[2]);
+}
+
+py::object store_tokens(PyObject* const* args) {
+  store_both(args, Targets(args[kArrays]), parse_moves(args[kMoves]));
+  return py::none();
+}
+
+}  // namespace cpuattn
