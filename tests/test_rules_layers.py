@@ -14,9 +14,10 @@ SOURCES = sorted(path for path in CPP.rglob("*.[ch]pp"))
 ARROWS = {
     "bindings": {"cpuattn"},
     "attention": {"cpuattn", "call", "execute", "kernel", "plan", "registry", "threads"},
-    "execute": {"call", "half", "kernel", "plan", "threads", "work"},
-    "store": {"checks", "cpuattn", "kernel", "registry"},
-    "work": {"call", "kernel", "plan"},
+    "execute": {"call", "element_type", "half", "kernel", "plan", "threads", "work"},
+    "store": {"checks", "cpuattn", "element_type", "kernel", "registry"},
+    "work": {"call", "element_type", "kernel", "plan"},
+    "element_type": {"cpuattn", "kernel"},
     "validate": {"call", "checks", "kernel", "layout"},
     "layout": {"call", "checks"},
     "checks": {"cpuattn"},

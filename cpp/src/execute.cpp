@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "element_type.hpp"
 #include "half.hpp"
 #include "threads.hpp"
 #include "work.hpp"

@@ -3,26 +3,12 @@
 
 #include "checks.hpp"
 #include "cpuattn/cache.hpp"
+#include "element_type.hpp"
 #include "kernel.hpp"
 #include "registry.hpp"
 
 namespace cpuattn {
 namespace {
-
-ElementType element_type(DType dtype) {
-  switch (dtype) {
-    case DType::kInt8:
-      return ElementType::kInt8;
-    case DType::kFloat16:
-      return ElementType::kFloat16;
-    case DType::kBFloat16:
-      return ElementType::kBFloat16;
-    case DType::kFloat32:
-      return ElementType::kFloat32;
-    default:
-      return ElementType::kFloat64;
-  }
-}
 
 // `rank` dimensions, of the sizes of source's first ones.
 void check_shape(const char* name, const View& view, int rank, const View& source) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "element_type.hpp"
+
 namespace cpuattn {
 namespace {
 
@@ -80,26 +82,6 @@ Matrix matrix(const HeadIndex& index, const Operand& operand) {
   const std::ptrdiff_t element = element_size(operand.dtype);
   return {index.queries(operand), operand.stride[0] / element, operand.stride[1] / element,
           operand.stride[2] / element, element_type(operand.dtype)};
-}
-
-ElementType element_type(DType dtype) {
-  switch (dtype) {
-    case DType::kBool:
-      return ElementType::kBool;
-    case DType::kInt8:
-      return ElementType::kInt8;
-    case DType::kFloat16:
-      return ElementType::kFloat16;
-    case DType::kBFloat16:
-      return ElementType::kBFloat16;
-    case DType::kFloat32:
-      return ElementType::kFloat32;
-    case DType::kFloat64:
-      return ElementType::kFloat64;
-    case DType::kInt64:
-      break;
-  }
-  return ElementType::kNone;
 }
 
 Work make_work(const Call& call, const HeadIndex& index, const Item& item) {

@@ -36,9 +36,6 @@ class HeadIndex {
 // The operand, which has a row per query, as a matrix of one head.
 Matrix matrix(const HeadIndex& index, const Operand& operand);
 
-// The type of a matrix of numbers to compute in.
-ElementType element_type(DType dtype);
-
 // The work of one item, but for its range of keys, its results and stop check. It has no rows if
 // they lie behind the end of a packed sequence.
 Work make_work(const Call& call, const HeadIndex& index, const Item& item);
