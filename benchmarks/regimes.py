@@ -49,13 +49,17 @@ REGIMES = {
         ("decode-2-new", "decode-4-new", "decode-8-new", "decode-4-new-causal"),
         "the products: there are enough rows for them to outlast the reads",
     ),
-    "prefill in 16 bits": (
-        ("prefill-*-bf16", "prefill-*-fp16"),
+    "prefill in bfloat16": (
+        ("prefill-*-bf16",),
+        "exponentials, as many as in float32, beside products of bfloat16 where the CPU has them",
+    ),
+    "prefill in float16": (
+        ("prefill-*-fp16",),
         "as long prefill: numbers are multiplied in float32, and converted before",
     ),
     "decode in 16 bits": (
         ("decode-4096-??16", "decode-32768-??16"),
-        "conversions to float32, and as many products as in float32 for half as many reads",
+        "as many products as in float32 for half as many reads, and conversions",
     ),
     "decode in int8": (
         ("decode-*-int8",),
@@ -99,7 +103,8 @@ def _dtypes_and_caches(cells: Sequence[CellRecord], all_threads: Sequence[int]) 
     caption = (
         f"How many times as fast {US} is as in a case that differs in one thing only, or as the "
         "best peer. Where the pairs of a query and a key are not as many, time is that of a pair. "
-        "The limit of products in 16 bits and in int8 is that of float32, in which they are made."
+        "The limit of products is that of float32, in which they are made, but of bfloat16 where "
+        "the CPU multiplies it."
     )
     return ["", caption, "", *table(header, lines, left=2)]
 
