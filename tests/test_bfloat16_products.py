@@ -81,6 +81,18 @@ def test_every_option(shape: Shape, names: tuple[str, ...]) -> None:
     assert_accurate(lse, exact.lse, attend(*numbers, dtype=np.float32, **options).lse)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_error_on_normal_inputs(*, causal: bool) -> None:
+    """The bound and the input of the test of the same name in test_dtypes.py."""
+    rng = np.random.default_rng(3)
+    query, key, value = rng.standard_normal((3, 4, 300, 64)).astype(BFLOAT16)
+    exact = cpuattn.reference.attention_numpy(
+        *(x.astype(np.float64) for x in (query, key, value)), causal=causal
+    )
+    got = cpuattn.attention(query, key, value, causal=causal).astype(np.float64)
+    assert np.linalg.norm(got - exact) < 2.2e-3 * np.linalg.norm(exact)
+
+
 def test_error_is_at_most_that_of_torch() -> None:
     """Of torch 2.13 on this input: 2.28e-3, of which rounding the result alone is 1.66e-3."""
     rng = np.random.default_rng(3)

@@ -20,6 +20,7 @@
 #include "decode_values.hpp"
 #include "mask.hpp"
 #include "merge.hpp"
+#include "pairs.hpp"
 #include "rows.hpp"
 #include "scratch.hpp"
 #include "tokens.hpp"

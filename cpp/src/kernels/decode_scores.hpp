@@ -81,7 +81,8 @@ struct DecodeShape {
   static constexpr int kKeys = kTile / kRows;                          // keys of one step
   // Keys that are multiplied together, so that a query is loaded once for all of them.
   static constexpr int kTogether = kRows >= 4 ? kKeys : 1;
-  // Vectors of sums of values, kRows of each, that stay in two thirds of the registers.
+  // Vectors of sums of values that stay in registers, and for how many columns of kRows they do:
+  // the rest of 16 or 32 registers is for values and weights.
   static constexpr int kSums = V::kAccumulators < 16 ? 12 : 16;
   static constexpr int kValueCols = kRows <= kSums / 8 ? 8 : kSums / kRows;
 
