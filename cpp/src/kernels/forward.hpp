@@ -177,8 +177,10 @@ bool sum_keys(const Work& work, const RowBlock<typename V::Element, kVecs * V::k
     const std::ptrdiff_t offset = span.begin - begin;
     score_span(work, rows, span, scratch, sums.state);
     if (raise_base(sums.state) && !empty) sums.rescale();
+    if constexpr (kBlockBase<V>) find_block_factor(sums.state);
     const Operand<V>* weights = add_weights(sums.state, scratch.scores, offset, span.size());
-    ValueBlock<V, kVecs> block{work, rows, span, offset, {}, weights, scratch.visible};
+    ValueBlock<V, kVecs> block{
+        work, rows, span, offset, {}, weights, sums.state.block_factor, scratch.visible};
     accumulate_values(block, scratch.copy, sums.outputs);
     empty = false;
   }

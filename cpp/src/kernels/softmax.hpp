@@ -13,8 +13,14 @@
 namespace cpuattn {
 namespace {
 
+// Weights that are rounded to bfloat16 are relative to the largest score of their block: so is the
+// largest weight of each block, 1, exact. Sums over the block are brought to the base of the row.
+template <class V>
+constexpr bool kBlockBase = V::kPack > 1;
+
 // Per row: the base that is subtracted from its scores, the sum of the weights relative to it, the
-// largest score of the block at hand, and by how much what was summed before it must shrink.
+// largest score of the block at hand, by how much what was summed before it must shrink, and, where
+// the weights of the block are relative to its own maximum, what they are to be multiplied with.
 template <class V, int kVecs>
 struct SoftmaxState {
   static constexpr int kRows = kVecs * V::kLanes;
@@ -22,15 +28,14 @@ struct SoftmaxState {
   alignas(64) typename V::Element sum[kRows];
   alignas(64) typename V::Element block_max[kRows];
   alignas(64) typename V::Element rescale[kRows];
+  alignas(64) typename V::Element block_factor[kBlockBase<V> ? kRows : 1];
 };
 
 // The base of a row follows its maximum only when that is so much larger: weights are then at most
 // exp(8), which loses no digit, and after the first blocks hardly any score makes sums shrink.
 // (Lazy rescaling: FlashAttention-4.) The division at the end uses the same base: nothing is
 // approximated.
-// Where weights are rounded to bfloat16 the base is the maximum: 1, the largest weight, is exact.
-template <class V>
-constexpr int kBaseSlack = V::kPack == 1 ? 8 : 0;
+constexpr int kBaseSlack = 8;
 
 // What is subtracted before exp: the base, or 0 for a row that has seen no key, so that
 // its scores (-inf) become exp(-inf) = 0 and not exp(-inf + inf) = NaN.
@@ -90,7 +95,7 @@ void find_block_max(SoftmaxState<V, kVecs>& state, const typename V::Element* sc
 template <class V, int kVecs>
 bool raise_base(SoftmaxState<V, kVecs>& state) {
   const auto is_larger = [&](int n) {
-    const auto limit = V::add(V::load(state.base + n), V::set1(kBaseSlack<V>));
+    const auto limit = V::add(V::load(state.base + n), V::set1(kBaseSlack));
     return V::less(limit, V::load(state.block_max + n));
   };
   bool raised = false;
@@ -105,6 +110,15 @@ bool raise_base(SoftmaxState<V, kVecs>& state) {
     V::store(state.base + n, base);
   }
   return true;
+}
+
+// What brings sums of the block's weights to the base of their row.
+template <class V, int kVecs>
+void find_block_factor(SoftmaxState<V, kVecs>& state) {
+  for (int n = 0; n < state.kRows; n += V::kLanes) {
+    const auto base = softmax_base<V>(V::load(state.base + n));
+    V::store(state.block_factor + n, exp<V>(V::sub(V::load(state.block_max + n), base)));
+  }
 }
 
 // Turns `count` keys of scores[key][row] into weights in place, and adds them to the sums. `offset`
@@ -122,8 +136,9 @@ const Operand<V>* add_weights(SoftmaxState<V, kVecs>& state, typename V::Element
     typename V::Vec base[kStep], sum[kStep], group[kStep];
 #pragma GCC unroll 4
     for (int n = 0; n < kStep; ++n) {
-      base[n] = softmax_base<V>(V::load(state.base + first + n * V::kLanes));
-      sum[n] = V::load(state.sum + first + n * V::kLanes);
+      const T* from = kBlockBase<V> ? state.block_max : state.base;
+      base[n] = softmax_base<V>(V::load(from + first + n * V::kLanes));
+      sum[n] = kBlockBase<V> ? V::zero() : V::load(state.sum + first + n * V::kLanes);
     }
     const auto weigh = [&](std::ptrdiff_t j, int n) {
       const auto score = V::load(scores + j * kRows + first + n * V::kLanes);
@@ -156,7 +171,14 @@ const Operand<V>* add_weights(SoftmaxState<V, kVecs>& state, typename V::Element
       for (int n = 0; n < kStep; ++n) sum[n] = V::add(sum[n], group[n]);
     }
 #pragma GCC unroll 4
-    for (int n = 0; n < kStep; ++n) V::store(state.sum + first + n * V::kLanes, sum[n]);
+    for (int n = 0; n < kStep; ++n) {
+      T* total = state.sum + first + n * V::kLanes;
+      if constexpr (kBlockBase<V>) {
+        const auto factor = V::load(state.block_factor + first + n * V::kLanes);
+        sum[n] = V::fma(sum[n], factor, V::load(total));
+      }
+      V::store(total, sum[n]);
+    }
   }
   return weights;
 }

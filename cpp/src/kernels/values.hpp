@@ -11,6 +11,7 @@
 #include "mask.hpp"
 #include "pairs.hpp"
 #include "rows.hpp"
+#include "softmax.hpp"
 #include "tile.hpp"
 #include "tokens.hpp"
 
@@ -31,6 +32,7 @@ struct ValueBlock {
   std::ptrdiff_t offset;         // keys of the block before the span
   DenseRows<Operand<V>> values;  // of the slice of dims at hand
   const Operand<V>* weights;     // [key or pair of keys][rows]
+  const T* factors;              // of the rows, where kBlockBase
   T* visible;                    // [key][rows], valid once `traced`
   bool traced = false;
 
@@ -45,16 +47,22 @@ struct KeyGroup {
   std::ptrdiff_t begin, end;
 };
 
+// outputs and factors: of the first row of the tile.
 template <class V, int kVecs, int kDims, int kCols>
 [[gnu::always_inline]] inline void add_tile(const Tile<V, kDims, kCols>& tile,
+                                            const typename V::Element* factors,
                                             typename V::Element* outputs) {
   constexpr int kRows = kVecs * V::kLanes;
+  const auto add = [&](int n, typename V::Vec output, typename V::Vec sum) {
+    if constexpr (!kBlockBase<V>) return V::add(output, sum);
+    return V::fma(sum, V::load(factors + n * V::kLanes), output);
+  };
 #pragma GCC unroll 16
   for (int m = 0; m < kDims; ++m) {
 #pragma GCC unroll 16
     for (int n = 0; n < kCols; ++n) {
       auto* output = outputs + m * kRows + n * V::kLanes;
-      V::store(output, V::add(V::load(output), tile.at[m][n]));
+      V::store(output, add(n, V::load(output), tile.at[m][n]));
     }
   }
 }
@@ -96,7 +104,7 @@ template <class V, int kVecs>
           sum = V::fma(seen, weight, sum);
         }
       }
-      add_tile<V, kVecs>(Tile<V, 1, 1>{{{sum}}}, outputs + d * kRows + row);
+      add_tile<V, kVecs>(Tile<V, 1, 1>{{{sum}}}, block.factors + row, outputs + d * kRows + row);
     }
   }
 }
@@ -129,7 +137,7 @@ template <class V, int kVecs, int kDims, bool kCheck>
     if (kCheck && !all_finite(tile)) {
       accumulate_visible(block, group, dim, kDims, first, kCols, outputs);
     } else {
-      add_tile<V, kVecs>(tile, outputs + dim * kRows + first);
+      add_tile<V, kVecs>(tile, block.factors + first, outputs + dim * kRows + first);
     }
   }
 }
