@@ -118,7 +118,7 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
                      typename V::Element* outputs) {
   using T = typename V::Element;
   using Shape = DecodeShape<V, kRows>;
-  PieceRows<S> found;
+  BlockRows<S> found;
   state.clear();
   const std::ptrdiff_t size = kRows * Shape::padded(work.value_dim);
   for (std::ptrdiff_t i = 0; i < size; i += V::kLanes) V::store(outputs + i, V::zero());
@@ -130,20 +130,22 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
     if (span.cover == Cover::kNone) continue;
     const std::ptrdiff_t offset = span.begin - begin;
     auto* const scores = state.scores + offset * kRows;
+    find_rows(work.key, span.begin, span.end, end, work.head_dim, found);
     for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
-      find_rows(work.key, piece.begin, piece.end, end, work.head_dim, scratch.copy, found);
-      score_decode_block<V, S, kRows>(found, piece.size(), work.head_dim, scratch.queries,
-                                      query_factor<T>(work), scores + first * kRows);
+      copy_piece(work.key, first, piece.size(), work.head_dim, scratch.copy, found);
+      score_piece<V, S, kRows>(found, first, piece.size(), work.head_dim, scratch.queries,
+                               query_factor<T>(work), scores + first * kRows);
     });
     const std::ptrdiff_t filled = finish_scores<V, kRows>(work, rows, span, offset, state.scores);
     update_decode_softmax(state, filled);
     rescale_decode(state, Shape::padded(work.value_dim), outputs);
     const bool check = span.cover != Cover::kAll || work.bias.type != ElementType::kNone;
+    find_rows(work.value, span.begin, span.end, end, work.value_dim, found);
     for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
-      find_rows(work.value, piece.begin, piece.end, end, work.value_dim, scratch.copy, found);
-      if (sizeof(S) == 1) scale_keys<kRows>(found, piece.size(), scores + first * kRows);
-      const DecodeValues<V, S, kRows> block{work, rows, piece, found, scores + first * kRows,
-                                            check};
+      copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, found);
+      auto* const weights = scores + first * kRows;
+      if (sizeof(S) == 1) scale_keys<kRows>(found, first, piece.size(), weights);
+      const DecodeValues<V, S, kRows> block{work, rows, piece, found, first, weights, check};
       accumulate_decode(block, scratch.sums, outputs);
     });
   }

@@ -13,33 +13,43 @@ constexpr int kDecodeRows = 8;
 constexpr int kDecodeBlock = 256;
 constexpr int kDecodePiece = 64;
 
-// Keys and values are asked for so many keys ahead (8 to 128 were tried): several rows at once are
-// not the order in which processors prefetch.
-constexpr int kPrefetchKeys = 16;
+// How a processor is best fed depends on what it waits for: for memory, as long as few rows use
+// what was read, else for itself.
+template <class S, int kRows>
+constexpr bool kComputeBound = kRows > static_cast<int>(sizeof(S));
 
-// Values are summed for so many keys, about 2 KB at head_dim 128, before the next columns of theirs
-// are: sums stay in registers, and memory is still read nearly in the order in which it lies.
-template <class S>
-constexpr std::ptrdiff_t kValueKeys = 16 / sizeof(S);
+// Keys and values are asked for so many rows ahead. One row of queries follows memory as fast as a
+// plain loop that reads would, and the processor's own prefetching brings more than instructions
+// can (they share the few buffers of the L1 cache); it only wants to be told a little earlier, and
+// not of more than the 4 KB at which it starts anew. More rows, or numbers to be converted, leave
+// pauses in which it falls asleep: there instructions must reach further. (Zen 4, where 2 to 48
+// rows were tried.)
+constexpr std::ptrdiff_t kMostAhead = 64;
 
-// A piece of keys or values: where each row lies and, for int8, its scale. Elements of a row are
-// contiguous.
+template <class S, int kRows>
+std::ptrdiff_t rows_ahead(std::ptrdiff_t dims) {
+  if (kRows == 1 && sizeof(S) > 1) return 4;
+  const std::ptrdiff_t bytes = dims * static_cast<std::ptrdiff_t>(sizeof(S));
+  if (bytes * kMostAhead <= 8192) return kMostAhead;
+  return bytes * 4 >= 8192 ? 4 : 8192 / bytes;
+}
+
+// The keys or values of a block: where each row lies and, for int8, its scale. Elements of a row
+// are contiguous.
 template <class S>
-struct PieceRows {
-  const S* row[kDecodePiece + kPrefetchKeys + 16];  // those to be asked for, too
-  float scale[kDecodePiece];
-  std::ptrdiff_t known;  // rows; 0 if they were copied
+struct BlockRows {
+  const S* row[kDecodeBlock + kMostAhead];  // those to be asked for, too
+  float scale[kDecodeBlock];
+  std::ptrdiff_t known;  // rows; 0 if they are copied
 };
 
-// The tokens [begin, end), and where those up to `last` lie. Strided rows are copied.
+// The tokens [begin, end), and where those up to `last` lie, or enough of them.
 template <class S>
 void find_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t last,
-               std::ptrdiff_t dims, void* copy, PieceRows<S>& rows) {
+               std::ptrdiff_t dims, BlockRows<S>& rows) {
   const S* data = static_cast<const S*>(tokens.data);
-  const bool strided = tokens.dim_stride != 1 && dims != 1;
-  const std::ptrdiff_t most = begin + kDecodePiece + kPrefetchKeys;
-  last = strided ? end : last < most ? last : most;
-  rows.known = strided ? 0 : last - begin;
+  last = last < end + kMostAhead ? last : end + kMostAhead;
+  rows.known = tokens.dim_stride == 1 || dims == 1 ? last - begin : 0;
   for_each_run(data, tokens, begin, last, [&](const TokenRun<S>& run) {
     for (std::ptrdiff_t j = run.begin; j < run.end; ++j) {
       rows.row[j - begin] = run.row + (j - run.begin) * tokens.row_stride;
@@ -49,28 +59,33 @@ void find_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end, s
       rows.scale[j - begin] = run.scale[(j - run.begin) * tokens.scale_stride];
     }
   });
-  if (!strided) return;
+}
+
+// Rows of the block whose elements are not contiguous are copied, a piece at a time.
+template <class S>
+void copy_piece(const Tokens& tokens, std::ptrdiff_t first, std::ptrdiff_t size,
+                std::ptrdiff_t dims, void* copy, BlockRows<S>& rows) {
+  if (rows.known > 0) return;
   S* to = static_cast<S*>(copy);
-  for (std::ptrdiff_t j = 0; j < end - begin; ++j, to += copy_stride<S>(dims)) {
+  for (std::ptrdiff_t j = first; j < first + size; ++j, to += copy_stride<S>(dims)) {
     for (std::ptrdiff_t d = 0; d < dims; ++d) to[d] = rows.row[j][d * tokens.dim_stride];
     rows.row[j] = to;
   }
 }
 
 template <class V, class S>
-void prefetch_rows(const PieceRows<S>& rows, std::ptrdiff_t begin, std::ptrdiff_t end,
-                   std::ptrdiff_t dims) {
+[[gnu::always_inline]] inline void prefetch_row(const BlockRows<S>& rows, std::ptrdiff_t row,
+                                                std::ptrdiff_t dims) {
   constexpr std::ptrdiff_t kLine = 64 / sizeof(S);
-  for (std::ptrdiff_t row = begin; row < end && row < rows.known; ++row) {
-    for (std::ptrdiff_t d = 0; d < dims; d += kLine) V::prefetch(rows.row[row] + d);
-  }
+  if (row >= rows.known) return;
+  for (std::ptrdiff_t d = 0; d < dims; d += kLine) V::prefetch(rows.row[row] + d);
 }
 
-// numbers[key][row] *= the key's scale
+// numbers[key][row] *= the key's scale, for the keys [first, first + size) of the block
 template <int kRows, class S, class T>
-void scale_keys(const PieceRows<S>& rows, std::ptrdiff_t count, T* numbers) {
-  for (std::ptrdiff_t j = 0; j < count; ++j) {
-    for (int r = 0; r < kRows; ++r) numbers[j * kRows + r] *= rows.scale[j];
+void scale_keys(const BlockRows<S>& rows, std::ptrdiff_t first, std::ptrdiff_t size, T* numbers) {
+  for (std::ptrdiff_t j = 0; j < size; ++j) {
+    for (int r = 0; r < kRows; ++r) numbers[j * kRows + r] *= rows.scale[first + j];
   }
 }
 
@@ -79,43 +94,47 @@ struct DecodeShape {
   using T = typename V::Element;
   static constexpr int kTile = V::kLanes > kRows ? V::kLanes : kRows;  // scores of one step
   static constexpr int kKeys = kTile / kRows;                          // keys of one step
-  // Keys that are multiplied together, so that a query is loaded once for all of them.
-  static constexpr int kTogether = kRows >= 4 ? kKeys : 1;
-  // Vectors of sums of values that stay in registers, and for how many columns of kRows they do:
-  // the rest of 16 or 32 registers is for values and weights.
-  static constexpr int kSums = V::kAccumulators < 16 ? 12 : 16;
-  static constexpr int kValueCols = kRows <= kSums / 8 ? 8 : kSums / kRows;
-
   static std::ptrdiff_t padded(std::ptrdiff_t dims) {
     return (dims + V::kLanes - 1) / V::kLanes * V::kLanes;
   }
 };
 
-// scores[t][r] = key[t] . query[r] for kKeys keys; pairs of queries do not carry the scale
+// scores[t][r] = key[t] . query[r] for kKeys keys of the block, the first of which is `first` and
+// none behind `last`; pairs of queries do not carry the scale. Where computing is the bound, a
+// query is loaded once for several keys; else they are read one after the other.
 template <class V, class S, int kRows>
-[[gnu::always_inline]] inline void score_keys(const S* const (&key)[DecodeShape<V, kRows>::kKeys],
-                                              std::ptrdiff_t head_dim, const Operand<V>* queries,
-                                              typename V::Element factor,
+[[gnu::always_inline]] inline void score_keys(const BlockRows<S>& keys, std::ptrdiff_t first,
+                                              std::ptrdiff_t last, std::ptrdiff_t head_dim,
+                                              const Operand<V>* queries, typename V::Element factor,
                                               typename V::Element* scores) {
   using Shape = DecodeShape<V, kRows>;
+  constexpr int kMost = kComputeBound<S, kRows> ? 4 : 1;
+  constexpr int kTogether = Shape::kKeys < kMost ? Shape::kKeys : kMost;
+  const std::ptrdiff_t ahead = rows_ahead<S, kRows>(head_dim);
   constexpr std::ptrdiff_t kNumbers = V::kLanes * V::kPack;  // of a vector of operands
   const std::ptrdiff_t row_stride = Shape::padded(operands<V>(head_dim));
   typename V::Vec sum[Shape::kTile];
 #pragma GCC unroll 16
   for (int i = 0; i < Shape::kTile; ++i) sum[i] = V::zero();
-  constexpr int kTogether = Shape::kTogether;
 #pragma GCC unroll 16
-  for (int first = 0; first < Shape::kKeys; first += kTogether) {
+  for (int step = 0; step < Shape::kKeys; step += kTogether) {
+    const S* key[kTogether];
+#pragma GCC unroll 16
+    for (int t = 0; t < kTogether; ++t) {
+      const std::ptrdiff_t index = first + step + t;
+      prefetch_row<V>(keys, index + ahead, head_dim);
+      key[t] = keys.row[index < last ? index : last];
+    }
     const auto add_column = [&](std::ptrdiff_t d, auto load) {
       decltype(load(key[0])) k[kTogether];
 #pragma GCC unroll 16
-      for (int t = 0; t < kTogether; ++t) k[t] = load(key[first + t] + d);
+      for (int t = 0; t < kTogether; ++t) k[t] = load(key[t] + d);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const auto query = V::load(queries + r * row_stride + d / V::kPack);
 #pragma GCC unroll 16
         for (int t = 0; t < kTogether; ++t) {
-          auto& total = sum[(first + t) * kRows + r];
+          auto& total = sum[(step + t) * kRows + r];
           total = V::fma(k[t], query, total);
         }
       }
@@ -138,21 +157,17 @@ template <class V, class S, int kRows>
   }
 }
 
+// The scores of the keys [first, first + size) of the block.
 template <class V, class S, int kRows>
-[[gnu::noinline]] void score_decode_block(const PieceRows<S>& keys, std::ptrdiff_t count,
-                                          std::ptrdiff_t head_dim, const Operand<V>* queries,
-                                          typename V::Element factor, typename V::Element* scores) {
-  constexpr int kKeys = DecodeShape<V, kRows>::kKeys;
-  for (std::ptrdiff_t j = 0; j < count; j += kKeys) {
-    prefetch_rows<V>(keys, j + kPrefetchKeys, j + kPrefetchKeys + kKeys, head_dim);
-    const S* key[kKeys];
-#pragma GCC unroll 16
-    for (int t = 0; t < kKeys; ++t) {  // behind the last key, the last key again
-      key[t] = keys.row[j + t < count ? j + t : count - 1];
-    }
-    score_keys<V, S, kRows>(key, head_dim, queries, factor, scores + j * kRows);
+[[gnu::noinline]] void score_piece(const BlockRows<S>& keys, std::ptrdiff_t first,
+                                   std::ptrdiff_t size, std::ptrdiff_t head_dim,
+                                   const Operand<V>* queries, typename V::Element factor,
+                                   typename V::Element* scores) {
+  for (std::ptrdiff_t j = 0; j < size; j += DecodeShape<V, kRows>::kKeys) {
+    score_keys<V, S, kRows>(keys, first + j, first + size - 1, head_dim, queries, factor,
+                            scores + j * kRows);
   }
-  if (sizeof(S) == 1) scale_keys<kRows>(keys, count, scores);
+  if (sizeof(S) == 1) scale_keys<kRows>(keys, first, size, scores);
 }
 
 }  // namespace

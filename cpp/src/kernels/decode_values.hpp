@@ -19,10 +19,11 @@ struct DecodeValues {
   using T = typename V::Element;
   const Work& work;
   const RowBlock<T, kRows>& rows;
-  KeySpan span;
-  const PieceRows<S>& values;
-  const T* weights;  // [key of the span][row]
-  bool check;        // some rows may not see some of the keys
+  KeySpan span;  // a piece of the block
+  const BlockRows<S>& values;
+  std::ptrdiff_t first;  // row of the first key of the span
+  const T* weights;      // [key of the span][row]
+  bool check;            // some rows may not see some of the keys
 };
 
 // As accumulate_visible of values.hpp: hidden keys are left out instead of weighted with 0.
@@ -36,7 +37,7 @@ template <class V, class S, int kRows>
       if (masked_score(block.work, block.rows, r, block.span.begin + j, T(0)) == -T(INFINITY)) {
         continue;
       }
-      const auto value = load_up_to<V>(block.values.row[j] + dim, dims);
+      const auto value = load_up_to<V>(block.values.row[block.first + j] + dim, dims);
       sum = V::fma(V::set1(block.weights[j * kRows + r]), value, sum);
     }
     T* output = outputs + r * DecodeShape<V, kRows>::padded(block.work.value_dim) + dim;
@@ -44,31 +45,39 @@ template <class V, class S, int kRows>
   }
 }
 
-// sums[row][dim] += weight · value over the keys [begin, end), for kCols vectors of dims that stay
-// in registers all the while. `count` dims are there: fewer than a vector, if kCols is 1. Every
-// `passes`-th key, from the `pass`-th on, asks for a row ahead: each pass has an equal share of
-// them.
+// Rows and vectors of dims whose sums stay in registers while some keys are added.
+template <class V, int kRows>
+struct ValueTile {
+  static constexpr int kVecs = V::kAccumulators < 16 ? 12 : 16;  // the rest is for values, weights
+  static constexpr int kTileRows = kRows < 4 ? kRows : 4;
+  static constexpr int kCols = kTileRows * 8 <= kVecs ? 8 : kVecs / kTileRows;
+};
+
+// sums[row][dim] += weight · value over the keys [begin, end) of the span, for the rows from
+// first_row on and kCols vectors of dims. `count` dims are there: fewer than a vector, if kCols
+// is 1. Every `passes`-th key, from the `pass`-th on, asks for a row ahead: each pass has an equal
+// share of them.
 template <class V, class S, int kRows, int kCols>
 [[gnu::always_inline]] inline void add_columns(const DecodeValues<V, S, kRows>& block,
                                                std::ptrdiff_t begin, std::ptrdiff_t end,
-                                               std::ptrdiff_t dim, std::ptrdiff_t count,
-                                               std::ptrdiff_t pass, std::ptrdiff_t passes,
-                                               typename V::Element* sums) {
+                                               int first_row, std::ptrdiff_t dim,
+                                               std::ptrdiff_t count, std::ptrdiff_t pass,
+                                               std::ptrdiff_t passes, typename V::Element* sums) {
+  constexpr int kTileRows = ValueTile<V, kRows>::kTileRows;
   const std::ptrdiff_t row_stride = DecodeShape<V, kRows>::padded(block.work.value_dim);
+  const std::ptrdiff_t ahead = rows_ahead<S, kRows>(block.work.value_dim);
   const bool partial = kCols == 1 && count < V::kLanes;
-  Tile<V, kRows, kCols> sum;
+  sums += first_row * row_stride + dim;
+  Tile<V, kTileRows, kCols> sum;
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 16
-    for (int n = 0; n < kCols; ++n) {
-      sum.at[r][n] = V::load(sums + r * row_stride + dim + n * V::kLanes);
-    }
+    for (int n = 0; n < kCols; ++n) sum.at[r][n] = V::load(sums + r * row_stride + n * V::kLanes);
   }
   for (std::ptrdiff_t j = begin; j < end; ++j, --pass) {
-    const S* value = block.values.row[j] + dim;
+    const S* value = block.values.row[block.first + j] + dim;
     if (pass == 0) {
-      const std::ptrdiff_t ahead = j + kPrefetchKeys;
-      prefetch_rows<V>(block.values, ahead, ahead + 1, block.work.value_dim);
+      prefetch_row<V>(block.values, block.first + j + ahead, block.work.value_dim);
       pass = passes;
     }
     typename V::Vec v[kCols];
@@ -77,18 +86,16 @@ template <class V, class S, int kRows, int kCols>
       v[n] = partial ? load_first<V>(value, count) : V::load(value + n * V::kLanes);
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const auto weight = V::set1(block.weights[j * kRows + r]);
+    for (int r = 0; r < kTileRows; ++r) {
+      const auto weight = V::set1(block.weights[j * kRows + first_row + r]);
 #pragma GCC unroll 16
       for (int n = 0; n < kCols; ++n) sum.at[r][n] = V::fma(weight, v[n], sum.at[r][n]);
     }
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 16
-    for (int n = 0; n < kCols; ++n) {
-      V::store(sums + r * row_stride + dim + n * V::kLanes, sum.at[r][n]);
-    }
+    for (int n = 0; n < kCols; ++n) V::store(sums + r * row_stride + n * V::kLanes, sum.at[r][n]);
   }
 }
 
@@ -114,25 +121,32 @@ void fold_values(const DecodeValues<V, S, kRows>& block, const typename V::Eleme
   }
 }
 
+// Some keys are added to all columns, then the next ones: few where memory is the bound, so that it
+// is read nearly in the order in which it lies.
 template <class V, class S, int kRows>
 [[gnu::noinline]] void accumulate_decode(const DecodeValues<V, S, kRows>& block,
                                          typename V::Element* sums, typename V::Element* outputs) {
-  using Shape = DecodeShape<V, kRows>;
-  const std::ptrdiff_t size = kRows * Shape::padded(block.work.value_dim);
+  using ValueTile = ValueTile<V, kRows>;
+  const std::ptrdiff_t size = kRows * DecodeShape<V, kRows>::padded(block.work.value_dim);
   for (std::ptrdiff_t i = 0; i < size; i += V::kLanes) V::store(sums + i, V::zero());
   const std::ptrdiff_t vectors = block.work.value_dim / V::kLanes;
   const std::ptrdiff_t rest = block.work.value_dim % V::kLanes;
-  const std::ptrdiff_t passes = (vectors + Shape::kValueCols - 1) / Shape::kValueCols;
+  const std::ptrdiff_t passes =
+      (vectors + ValueTile::kCols - 1) / ValueTile::kCols * (kRows / ValueTile::kTileRows);
+  const std::ptrdiff_t step = kComputeBound<S, kRows> || passes == 1 ? 16 : 4;
   const std::ptrdiff_t keys = block.span.size();
-  for (std::ptrdiff_t begin = 0; begin < keys; begin += kValueKeys<S>) {
-    const std::ptrdiff_t end = begin + kValueKeys<S> < keys ? begin + kValueKeys<S> : keys;
-    for_each_tile<Shape::kValueCols>(0, vectors, [&](auto cols, std::ptrdiff_t vector) {
-      add_columns<V, S, kRows, decltype(cols)::value>(block, begin, end, vector * V::kLanes,
-                                                      V::kLanes, vector / Shape::kValueCols, passes,
-                                                      sums);
-    });
-    if (rest > 0) {
-      add_columns<V, S, kRows, 1>(block, begin, end, vectors * V::kLanes, rest, -1, passes, sums);
+  for (std::ptrdiff_t begin = 0; begin < keys; begin += step) {
+    const std::ptrdiff_t end = begin + step < keys ? begin + step : keys;
+    std::ptrdiff_t pass = 0;
+    for (int row = 0; row < kRows; row += ValueTile::kTileRows) {
+      for_each_tile<ValueTile::kCols>(0, vectors, [&](auto cols, std::ptrdiff_t vector) {
+        add_columns<V, S, kRows, decltype(cols)::value>(block, begin, end, row, vector * V::kLanes,
+                                                        V::kLanes, pass++, passes, sums);
+      });
+      if (rest > 0) {
+        add_columns<V, S, kRows, 1>(block, begin, end, row, vectors * V::kLanes, rest, -1, passes,
+                                    sums);
+      }
     }
   }
   fold_values(block, sums, outputs);
