@@ -130,7 +130,8 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
     if (span.cover == Cover::kNone) continue;
     const std::ptrdiff_t offset = span.begin - begin;
     auto* const scores = state.scores + offset * kRows;
-    find_rows(work.key, span.begin, span.end, end, work.head_dim, found);
+    find_rows(work.key, span.begin, span.end, work.head_dim, found);
+    expect_rows(work.value, span.begin, span.end, found);
     for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
       copy_piece(work.key, first, piece.size(), work.head_dim, scratch.copy, found);
       score_piece<V, S, kRows>(found, first, piece.size(), work.head_dim, scratch.queries,
@@ -140,7 +141,8 @@ bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows
     update_decode_softmax(state, filled);
     rescale_decode(state, Shape::padded(work.value_dim), outputs);
     const bool check = span.cover != Cover::kAll || work.bias.type != ElementType::kNone;
-    find_rows(work.value, span.begin, span.end, end, work.value_dim, found);
+    find_rows(work.value, span.begin, span.end, work.value_dim, found);
+    expect_rows(work.key, span.end, end, found);
     for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
       copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, found);
       auto* const weights = scores + first * kRows;

@@ -38,25 +38,38 @@ std::ptrdiff_t rows_ahead(std::ptrdiff_t dims) {
 // are contiguous.
 template <class S>
 struct BlockRows {
-  const S* row[kDecodeBlock + kMostAhead];  // those to be asked for, too
+  const S* row[kDecodeBlock + kMostAhead];  // and behind the block, what will be read next
   float scale[kDecodeBlock];
-  std::ptrdiff_t known;  // rows; 0 if they are copied
+  std::ptrdiff_t size;
+  std::ptrdiff_t known;  // rows that may be asked for; 0 if they are copied
 };
 
-// The tokens [begin, end), and where those up to `last` lie, or enough of them.
 template <class S>
-void find_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t last,
-               std::ptrdiff_t dims, BlockRows<S>& rows) {
+void find_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t dims,
+               BlockRows<S>& rows) {
   const S* data = static_cast<const S*>(tokens.data);
-  last = last < end + kMostAhead ? last : end + kMostAhead;
-  rows.known = tokens.dim_stride == 1 || dims == 1 ? last - begin : 0;
-  for_each_run(data, tokens, begin, last, [&](const TokenRun<S>& run) {
-    for (std::ptrdiff_t j = run.begin; j < run.end; ++j) {
-      rows.row[j - begin] = run.row + (j - run.begin) * tokens.row_stride;
+  rows.size = end - begin;
+  rows.known = tokens.dim_stride == 1 || dims == 1 ? rows.size : 0;
+  for_each_run(data, tokens, begin, end, [&](const TokenRun<S>& run) {
+    const std::ptrdiff_t first = run.begin - begin, size = run.end - run.begin;
+    for (std::ptrdiff_t j = 0; j < size; ++j) rows.row[first + j] = run.row + j * tokens.row_stride;
+    if (sizeof(S) > 1 || !run.scale) return;
+    for (std::ptrdiff_t j = 0; j < size; ++j) {
+      rows.scale[first + j] = run.scale[j * tokens.scale_stride];
     }
-    if (sizeof(S) > 1) return;
-    for (std::ptrdiff_t j = run.begin; run.scale && j < run.end && j < end; ++j) {
-      rows.scale[j - begin] = run.scale[(j - run.begin) * tokens.scale_stride];
+  });
+}
+
+// The tokens [begin, end) will be read after those of the block.
+template <class S>
+void expect_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end,
+                 BlockRows<S>& rows) {
+  if (rows.known == 0) return;
+  end = end < begin + kMostAhead ? end : begin + kMostAhead;
+  const S* data = static_cast<const S*>(tokens.data);
+  for_each_run(data, tokens, begin, end, [&](const TokenRun<S>& run) {
+    for (std::ptrdiff_t j = 0; j < run.end - run.begin; ++j) {
+      rows.row[rows.known++] = run.row + j * tokens.row_stride;
     }
   });
 }
