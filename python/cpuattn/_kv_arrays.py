@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpuattn import _core
-from cpuattn._arrays import as_array
+from cpuattn._arrays import as_array, empty_aligned
 from cpuattn._cache_dtypes import check_float
 from cpuattn._checks import check_shape
 
@@ -32,8 +32,8 @@ class KVArrays:
     def __init__(
         self, shape: tuple[int, int, int, int], value_dim: int, dtype: np.dtype[Any]
     ) -> None:
-        self.keys: NDArray[Any] = np.empty(shape, dtype)
-        self.values: NDArray[Any] = np.empty((*shape[:3], value_dim), dtype)
+        self.keys = empty_aligned(shape, dtype)
+        self.values = empty_aligned((*shape[:3], value_dim), dtype)
         self.key_scales: NDArray[np.float32] | None = None
         self.value_scales: NDArray[np.float32] | None = None
         # What a token consists of.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpuattn._arrays import empty_aligned
 from cpuattn.bench import masks
 from cpuattn.bench.dtypes import dequantise, numpy_dtype, quantise
 from cpuattn.bench.memory import untouched
@@ -111,7 +112,9 @@ class Case:
         return self._normals(rng, (self.batch, heads, length, size))
 
     def _normals(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        return rng.standard_normal(shape, np.float32).astype(self.query_dtype)
+        array = empty_aligned(shape, self.query_dtype)  # as frameworks allocate theirs
+        array[...] = rng.standard_normal(shape, np.float32)
+        return array
 
     def output(self) -> Array:
         """Make room for the result, (B, Hq, Lq, Dv) in the layout of the inputs."""

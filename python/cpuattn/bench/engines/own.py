@@ -8,6 +8,7 @@ import numpy as np
 
 import cpuattn
 from cpuattn import _core
+from cpuattn._arrays import empty_aligned
 from cpuattn.bench.case import Array, Case
 from cpuattn.bench.dtypes import quantise
 from cpuattn.bench.engines.engine import Call, Engine, Prepared
@@ -53,7 +54,7 @@ def _paged(case: Case, query: Array, key: Array, value: Array, options: dict[str
 def _pages(array: Array, table: Array, size: int) -> Array:
     """Cut (B, H, L, D) into pages, (num_pages, H, page_size, D), in the order of a table."""
     batch, heads, _, dim = array.shape
-    pages = np.empty((table.size, heads, size, dim), array.dtype)
+    pages = empty_aligned((table.size, heads, size, dim), array.dtype)
     pages[table] = array.reshape(batch, heads, -1, size, dim).swapaxes(1, 2)
     return pages
 
