@@ -2,11 +2,11 @@
 // K and V, so the lanes lie along head_dim: each key and value is read once, in whole vectors, for
 // all rows of the group.
 //
-// The softmax goes in blocks of 256 keys, long enough for a processor to prefetch from one row of
-// keys, or values, to the next; values are summed in pieces of 64 (which is also what is copied at
-// once where head_dim is strided). Scores are kept as [key][row], so that one vector holds
-// kLanes / R keys of R rows, and the partial sums of kLanes dot products are folded to one vector
-// at once. Row counts are 1, 2, 4 and 8; a count between is filled up with copies of the last row.
+// The softmax goes in blocks of 256 keys, so that the two streams, keys and values, change seldom;
+// values are summed in pieces of 64 (which is also what is copied at once where head_dim is
+// strided). Scores are kept as [key][row], so that one vector holds kLanes / R keys of R rows, and
+// the partial sums of kLanes dot products are folded to one vector at once. Row counts are 1, 2, 4
+// and 8; a count between is filled up with copies of the last row.
 #pragma once
 
 #include <math.h>

@@ -13,25 +13,26 @@ constexpr int kDecodeRows = 8;
 constexpr int kDecodeBlock = 256;
 constexpr int kDecodePiece = 64;
 
-// How a processor is best fed depends on what it waits for: for memory, as long as few rows use
-// what was read, else for itself.
-template <class S, int kRows>
-constexpr bool kComputeBound = kRows > static_cast<int>(sizeof(S));
+// Products for as many bytes as a number of the kernel has. How a processor is best fed depends on
+// them: whether it waits for memory or for itself.
+template <class V, class S, int kRows>
+constexpr int kProducts = kRows * static_cast<int>(sizeof(typename V::Element) / sizeof(S));
+template <class V, class S, int kRows>
+constexpr bool kComputeBound = kProducts<V, S, kRows> > 4;
 
-// Keys and values are asked for so many rows ahead. One row of queries follows memory as fast as a
-// plain loop that reads would, and the processor's own prefetching brings more than instructions
-// can (they share the few buffers of the L1 cache); it only wants to be told a little earlier, and
-// not of more than the 4 KB at which it starts anew. More rows, or numbers to be converted, leave
-// pauses in which it falls asleep: there instructions must reach further. (Zen 4, where 2 to 48
-// rows were tried.)
+// Keys and values are asked for so many rows ahead. With few products for what is read, memory is
+// read as by a plain loop, and the processor's own prefetching brings more than instructions can
+// (they share the few buffers of the L1 cache): it only wants to be told a little earlier, and
+// never of more than the next 4 KB. More products leave pauses in which it falls asleep: there
+// instructions must reach further. (Zen 4, where 1 to 48 rows were tried.)
 constexpr std::ptrdiff_t kMostAhead = 64;
 
-template <class S, int kRows>
+template <class V, class S, int kRows>
 std::ptrdiff_t rows_ahead(std::ptrdiff_t dims) {
-  if (kRows == 1 && sizeof(S) > 1) return 4;
+  constexpr std::ptrdiff_t kBytes = 8192, kFewRows = 4;
   const std::ptrdiff_t bytes = dims * static_cast<std::ptrdiff_t>(sizeof(S));
-  if (bytes * kMostAhead <= 8192) return kMostAhead;
-  return bytes * 4 >= 8192 ? 4 : 8192 / bytes;
+  if (kProducts<V, S, kRows> <= 2 || bytes * kFewRows >= kBytes) return kFewRows;
+  return bytes * kMostAhead <= kBytes ? kMostAhead : kBytes / bytes;
 }
 
 // The keys or values of a block: where each row lies and, for int8, its scale. Elements of a row
@@ -121,9 +122,9 @@ template <class V, class S, int kRows>
                                               const Operand<V>* queries, typename V::Element factor,
                                               typename V::Element* scores) {
   using Shape = DecodeShape<V, kRows>;
-  constexpr int kMost = kComputeBound<S, kRows> ? 4 : 1;
+  constexpr int kMost = kComputeBound<V, S, kRows> ? 4 : 1;
   constexpr int kTogether = Shape::kKeys < kMost ? Shape::kKeys : kMost;
-  const std::ptrdiff_t ahead = rows_ahead<S, kRows>(head_dim);
+  const std::ptrdiff_t ahead = rows_ahead<V, S, kRows>(head_dim);
   constexpr std::ptrdiff_t kNumbers = V::kLanes * V::kPack;  // of a vector of operands
   const std::ptrdiff_t row_stride = Shape::padded(operands<V>(head_dim));
   typename V::Vec sum[Shape::kTile];

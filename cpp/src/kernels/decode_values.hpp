@@ -65,7 +65,7 @@ template <class V, class S, int kRows, int kCols>
                                                std::ptrdiff_t passes, typename V::Element* sums) {
   constexpr int kTileRows = ValueTile<V, kRows>::kTileRows;
   const std::ptrdiff_t row_stride = DecodeShape<V, kRows>::padded(block.work.value_dim);
-  const std::ptrdiff_t ahead = rows_ahead<S, kRows>(block.work.value_dim);
+  const std::ptrdiff_t ahead = rows_ahead<V, S, kRows>(block.work.value_dim);
   const bool partial = kCols == 1 && count < V::kLanes;
   sums += first_row * row_stride + dim;
   Tile<V, kTileRows, kCols> sum;
@@ -133,7 +133,7 @@ template <class V, class S, int kRows>
   const std::ptrdiff_t rest = block.work.value_dim % V::kLanes;
   const std::ptrdiff_t passes =
       (vectors + ValueTile::kCols - 1) / ValueTile::kCols * (kRows / ValueTile::kTileRows);
-  const std::ptrdiff_t step = kComputeBound<S, kRows> || passes == 1 ? 16 : 4;
+  const std::ptrdiff_t step = kComputeBound<V, S, kRows> || passes == 1 ? 16 : 4;
   const std::ptrdiff_t keys = block.span.size();
   for (std::ptrdiff_t begin = 0; begin < keys; begin += step) {
     const std::ptrdiff_t end = begin + step < keys ? begin + step : keys;
