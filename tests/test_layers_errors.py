@@ -159,3 +159,27 @@ def test_a_refused_state_leaves_the_layer_unchanged() -> None:
     with pytest.raises(ValueError, match="missing"):
         layer.load_state_dict({"in_proj_weight": np.ones((3 * E, E))})
     np.testing.assert_array_equal(layer(X), before)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_refused_option_leaves_a_cache_as_it_was(window: int | None) -> None:
+    layer = MultiHeadAttention(E, 6, rng=0)
+    used, fresh = KVCache(2, 6, 4, window=window), KVCache(2, 6, 4, window=window)
+    x = np.random.default_rng(0).standard_normal((2, 9, E), np.float32)
+    for cache in (used, fresh):
+        layer(x[:, :5], cache=cache)
+    with pytest.raises(ValueError, match="mask"):
+        layer(x[:, 5:7], cache=used, mask=np.ones((2, 99), bool))
+    np.testing.assert_array_equal(used.lengths, [5, 5])
+    for cut in (slice(5, 8), slice(8, 9)):
+        expected = layer(x[:, cut], cache=fresh)
+        np.testing.assert_array_equal(layer(x[:, cut], cache=used), expected)
+
+
+def test_a_refused_option_leaves_sequences_as_they_were() -> None:
+    layer, cache = MultiHeadAttention(E, 6), paged()
+    layer(X[:, :2], cache=cache, seq_ids=[2, 0])
+    with pytest.raises(TypeError, match="softcap"):
+        layer(X[:, :2], cache=cache, seq_ids=[2, 0], softcap="loud")
+    assert cache.lengths == {0: 2, 1: 0, 2: 2}
+    assert cache.free_pages == 2

@@ -1,5 +1,6 @@
 """The caches that an attention layer may be given, behind the methods of one."""
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,6 +37,11 @@ class ChosenSequences:
     def append(self, key: ArrayLike, value: ArrayLike, *, lengths: ArrayLike | None = None) -> None:
         """Add tokens to the sequences, see `PagedKVCache.append`."""
         self._cache.append(self._seq_ids, key, value, lengths=lengths)
+
+    def truncate(self, n: Sequence[int] | NDArray[np.int64]) -> None:
+        """Keep the first n tokens of each sequence, see `PagedKVCache.truncate`."""
+        for seq_id, length in zip(np.ravel(self._seq_ids), n, strict=True):
+            self._cache.truncate(int(seq_id), int(length))
 
     def attend(self, query: ArrayLike, **options: Any) -> NDArray[Any]:
         """Attend to the tokens of the sequences, see `PagedKVCache.attend`."""

@@ -132,7 +132,7 @@ class MultiHeadAttention(Projections):
             ``cache=`` before and needs no second projection. By default `x`.
         cache : KVCache or PagedKVCache, optional
             The new keys and values are appended to it first, and the queries attend to all that it
-            holds. `x` is then (B, Lq, E).
+            holds; a call that raises leaves its tokens as they were. `x` is then (B, Lq, E).
         seq_ids : (B,) int, optional
             With a PagedKVCache, and only then: the sequence of each entry of `x`. Results have the
             bits that a KVCache of these sequences gives.
@@ -170,8 +170,13 @@ class MultiHeadAttention(Projections):
         if rope is not None:
             query, key = self._rotate(query, key, rope, held, options.get("key_lengths"))
         if held is not None:
+            lengths = held.lengths
             held.append(key, value, lengths=options.pop("key_lengths", None))
-            return self._attend(held, query, options)
+            try:
+                return self._attend(held, query, options)
+            except BaseException:  # an option that does not fit, or Ctrl-C
+                held.truncate(lengths)
+                raise
         if context is None and options.get("query_offset") is None:
             options["query_offset"] = 0
         out = self._empty_output(_leading(query, key, value), query.shape[-2])
