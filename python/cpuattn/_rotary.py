@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpuattn._arrays import as_array, as_integers
+from cpuattn._cache_dtypes import check_float, one_rounding
 
 
 def rotary_embedding(
@@ -27,9 +28,10 @@ def rotary_embedding(
 
     Parameters
     ----------
-    x : (..., H, L, D) or (L, D) array of float32 or float64
-        Query or key; H heads, L positions, D head_dim.
-    cos, sin : (max_positions, R/2) or (..., L, R/2) array of float
+    x : (..., H, L, D) or (L, D) array of float32, float64, float16 or bfloat16
+        Query or key; H heads, L positions, D head_dim. 16-bit numbers are turned in float32, or in
+        float64 if `cos` and `sin` are, and rounded once.
+    cos, sin : (max_positions, R/2) or (..., L, R/2) array of such a dtype
         Cosine and sine of the angles. Two axes are a table with one row per position. More axes
         hold the rows of the L positions of each batch entry directly; the leading ones broadcast
         with those of `x` before H. R <= D features are turned, the other D - R stay as they are.
@@ -49,7 +51,7 @@ def rotary_embedding(
     Raises
     ------
     TypeError
-        If `x` is not float32 or float64, `cos` or `sin` not float, or `positions` not integer.
+        If `x`, `cos` or `sin` is of another dtype, or `positions` not integer.
     ValueError
         If shapes do not fit, R > D, or a position is outside the table.
 
@@ -71,10 +73,11 @@ def rotary_embedding(
         first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
     else:
         first, second = slice(half), slice(half, 2 * half)
-    a, b = array[..., first], array[..., second]
+    wide = array.astype(np.float32) if array.dtype.itemsize < 4 else array
+    a, b = wide[..., first], wide[..., second]
     out = np.empty_like(array, subok=False)
-    out[..., first] = a * c - b * s
-    out[..., second] = a * s + b * c
+    out[..., first] = one_rounding(a * c - b * s, out.dtype)
+    out[..., second] = one_rounding(a * s + b * c, out.dtype)
     out[..., 2 * half :] = array[..., 2 * half :]
     return out
 
@@ -101,11 +104,8 @@ def _cos_and_sin(
 
 
 def _check(x: NDArray[Any], cos: NDArray[Any], sin: NDArray[Any]) -> None:
-    if x.dtype.type not in (np.float32, np.float64):
-        raise TypeError(f"x must be float32 or float64, got {x.dtype}")
-    for name, table in (("cos", cos), ("sin", sin)):
-        if not np.issubdtype(table.dtype, np.floating):
-            raise TypeError(f"{name} must be an array of float, got {table.dtype}")
+    for name, array in (("x", x), ("cos", cos), ("sin", sin)):
+        check_float(name, array)
     if x.ndim < 2:
         raise ValueError(f"x must be (..., H, L, D) or (L, D), got shape {x.shape}")
     if cos.ndim < 2:

@@ -81,10 +81,7 @@ class Attention(OpRun):
 
 
 class RotaryEmbedding(OpRun):
-    """The operator RotaryEmbedding of opset 23, by `cpuattn.rotary_embedding`.
-
-    float16 and bfloat16 are turned in float32 and rounded once, at the end.
-    """
+    """The operator RotaryEmbedding of opset 23, by `cpuattn.rotary_embedding`."""
 
     def _run(
         self,
@@ -104,11 +101,7 @@ class RotaryEmbedding(OpRun):
                 f"cos_cache has {cos_cache.shape[-1]} angles; it must have half of the "
                 f"{turned} features that are to be turned"
             )
-        x, cos, sin = (
-            array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
-            for array in (x, cos_cache, sin_cache)
-        )
         out = rotary_embedding(
-            x, cos, sin, positions=position_ids, interleaved=bool(interleaved)
-        ).astype(X.dtype, copy=False)
+            x, cos_cache, sin_cache, positions=position_ids, interleaved=bool(interleaved)
+        )
         return (out if X.ndim == 4 else out.swapaxes(1, 2).reshape(X.shape),)
