@@ -12,26 +12,29 @@ namespace {
 constexpr int kDecodeRows = 8;
 constexpr int kDecodeBlock = 256;
 constexpr int kDecodePiece = 64;
+constexpr int kMostValueCols = 8;  // vectors of a value that are added at once
 
-// Products for as many bytes as a number of the kernel has. How a processor is best fed depends on
-// them: whether it waits for memory or for itself.
+// How a processor is best fed depends on whether it waits for memory or for itself: on the products
+// for what is read, as many bytes as a number of the kernel has.
 template <class V, class S, int kRows>
-constexpr int kProducts = kRows * static_cast<int>(sizeof(typename V::Element) / sizeof(S));
-template <class V, class S, int kRows>
-constexpr bool kComputeBound = kProducts<V, S, kRows> > 4;
+constexpr bool kComputeBound =
+    kRows * static_cast<int>(sizeof(typename V::Element) / sizeof(S)) > 4;
 
-// Keys and values are asked for so many rows ahead. With few products for what is read, memory is
-// read as by a plain loop, and the processor's own prefetching brings more than instructions can
-// (they share the few buffers of the L1 cache): it only wants to be told a little earlier, and
-// never of more than the next 4 KB. More products leave pauses in which it falls asleep: there
-// instructions must reach further. (Zen 4, where 1 to 48 rows were tried.)
+// Keys and values are asked for so many rows ahead. With few products for a cache line, and values
+// summed in whole rows, memory is read as by a plain loop, and the processor's own prefetching
+// brings more than instructions can (they share the few buffers of the L1 cache): it only wants to
+// be told a little earlier, and never of more than the next 4 KB. More products leave pauses in
+// which it falls asleep: there instructions must reach further. (Zen 4, where 1 to 48 rows were
+// tried.)
 constexpr std::ptrdiff_t kMostAhead = 64;
 
 template <class V, class S, int kRows>
 std::ptrdiff_t rows_ahead(std::ptrdiff_t dims) {
   constexpr std::ptrdiff_t kBytes = 8192, kFewRows = 4;
+  constexpr int kLineProducts = kRows * 64 / (V::kLanes * static_cast<int>(sizeof(S)));
   const std::ptrdiff_t bytes = dims * static_cast<std::ptrdiff_t>(sizeof(S));
-  if (kProducts<V, S, kRows> <= 2 || bytes * kFewRows >= kBytes) return kFewRows;
+  const bool plain = kLineProducts <= 2 && dims <= kMostValueCols * V::kLanes;
+  if (plain || bytes * kFewRows >= kBytes) return kFewRows;
   return bytes * kMostAhead <= kBytes ? kMostAhead : kBytes / bytes;
 }
 

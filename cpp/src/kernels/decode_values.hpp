@@ -50,7 +50,8 @@ template <class V, int kRows>
 struct ValueTile {
   static constexpr int kVecs = V::kAccumulators < 16 ? 12 : 16;  // the rest is for values, weights
   static constexpr int kTileRows = kRows < 4 ? kRows : 4;
-  static constexpr int kCols = kTileRows * 8 <= kVecs ? 8 : kVecs / kTileRows;
+  static constexpr int kCols =
+      kTileRows * kMostValueCols <= kVecs ? kMostValueCols : kVecs / kTileRows;
 };
 
 // sums[row][dim] += weight · value over the keys [begin, end) of the span, for the rows from
