@@ -134,7 +134,7 @@ template <class V, class S, int kRows>
   const std::ptrdiff_t rest = block.work.value_dim % V::kLanes;
   const std::ptrdiff_t passes =
       (vectors + ValueTile::kCols - 1) / ValueTile::kCols * (kRows / ValueTile::kTileRows);
-  const std::ptrdiff_t step = kComputeBound<V, S, kRows> || passes == 1 ? 16 : 4;
+  const std::ptrdiff_t step = kComputeBound<V, S, kRows> || passes < 2 ? 16 : 4;
   const std::ptrdiff_t keys = block.span.size();
   for (std::ptrdiff_t begin = 0; begin < keys; begin += step) {
     const std::ptrdiff_t end = begin + step < keys ? begin + step : keys;
