@@ -65,23 +65,36 @@ void describe_row(const Work& work, RowBlock<T, kRows>& rows, int r) {
       work.alibi_slopes ? static_cast<const T*>(work.alibi_slopes)[head * work.alibi_stride] : T(0);
 }
 
+// The bounds are gathered in registers: short calls notice the way through memory.
 template <class T, int kRows>
 void describe_rows(const Work& work, RowBlock<T, kRows>& rows) {
-  rows.lo_min = rows.hi_min = kUnbounded * 2;
-  rows.lo_max = rows.hi_max = -kUnbounded * 2;
-  rows.shared_mask = rows.shared_bias = true;
+  std::ptrdiff_t lo_min = kUnbounded * 2, lo_max = -lo_min, hi_min = lo_min, hi_max = lo_max;
   for (int r = 0; r < kRows; ++r) {
     describe_row(work, rows, r);
-    rows.lo_min = rows.lo[r] < rows.lo_min ? rows.lo[r] : rows.lo_min;
-    rows.lo_max = rows.lo[r] > rows.lo_max ? rows.lo[r] : rows.lo_max;
-    rows.hi_min = rows.hi[r] < rows.hi_min ? rows.hi[r] : rows.hi_min;
-    rows.hi_max = rows.hi[r] > rows.hi_max ? rows.hi[r] : rows.hi_max;
-    const std::int64_t id = rows.segment[r];
-    rows.segment_min = r == 0 || id < rows.segment_min ? id : rows.segment_min;
-    rows.segment_max = r == 0 || id > rows.segment_max ? id : rows.segment_max;
-    rows.shared_mask &= rows.mask[r] == rows.mask[0];
-    rows.shared_bias &= rows.bias[r] == rows.bias[0];
+    const std::ptrdiff_t lo = rows.lo[r], hi = rows.hi[r];
+    lo_min = lo < lo_min ? lo : lo_min;
+    lo_max = lo > lo_max ? lo : lo_max;
+    hi_min = hi < hi_min ? hi : hi_min;
+    hi_max = hi > hi_max ? hi : hi_max;
   }
+  rows.lo_min = lo_min;
+  rows.lo_max = lo_max;
+  rows.hi_min = hi_min;
+  rows.hi_max = hi_max;
+
+  std::int64_t id_min = rows.segment[0], id_max = id_min;
+  bool shared_mask = true, shared_bias = true;
+  for (int r = 1; r < kRows; ++r) {
+    const std::int64_t id = rows.segment[r];
+    id_min = id < id_min ? id : id_min;
+    id_max = id > id_max ? id : id_max;
+    shared_mask &= rows.mask[r] == rows.mask[0];
+    shared_bias &= rows.bias[r] == rows.bias[0];
+  }
+  rows.segment_min = id_min;
+  rows.segment_max = id_max;
+  rows.shared_mask = shared_mask;
+  rows.shared_bias = shared_bias;
 }
 
 }  // namespace
