@@ -57,8 +57,8 @@ void describe_row(const Work& work, RowBlock<T, kRows>& rows, int r) {
   rows.lo[r] = first > work.key_begin ? first : work.key_begin;
   const std::ptrdiff_t end = work.key_length < work.key_end ? work.key_length : work.key_end;
   rows.hi[r] = last < end ? last + 1 : end;
-  rows.mask[r] = row_of(work.mask, head, query);
-  rows.bias[r] = row_of(work.bias, head, query);
+  rows.mask[r] = work.mask.data ? row_of(work.mask, head, query) : nullptr;
+  rows.bias[r] = work.bias.data ? row_of(work.bias, head, query) : nullptr;
   rows.segment[r] =
       work.query_segments.data ? work.query_segments.data[query * work.query_segments.stride] : 0;
   rows.slope[r] =
