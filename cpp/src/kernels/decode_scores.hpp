@@ -17,8 +17,7 @@ constexpr int kMostValueCols = 8;  // vectors of a value that are added at once
 // How a processor is best fed depends on whether it waits for memory or for itself: on the products
 // for what is read, as many bytes as a number of the kernel has.
 template <class V, class S, int kRows>
-constexpr bool kComputeBound =
-    kRows * static_cast<int>(sizeof(typename V::Element) / sizeof(S)) > 4;
+constexpr bool kComputeBound = kRows * sizeof(typename V::Element) > 4 * sizeof(S);
 
 // Keys and values are asked for so many rows ahead. With few products for a cache line, and values
 // summed in whole rows, memory is read as by a plain loop, and the processor's own prefetching
