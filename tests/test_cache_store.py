@@ -230,3 +230,15 @@ def test_an_overflow_that_raises_appends_nothing() -> None:
             kv.append(*tokens)
     assert kv.lengths.tolist() == [1]
     assert kv.keys.ravel().tolist() == kv.values.ravel().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_caches_start_at_a_cache_line(name: str) -> None:
+    dtype = dtype_of(name)
+    growing, pages = KVCache(2, HEADS, 40, dtype=dtype), PagedKVCache(2, 3, HEADS, 40, dtype=dtype)
+    x = np.zeros((2, HEADS, 5, 40), np.float64 if name == "float64" else np.float32)
+    arrays = [pages.keys, pages.values]
+    for _ in range(8):  # through several buffers
+        growing.append(x, x)
+        arrays += [growing.keys, growing.values]
+    assert {array.ctypes.data % 64 for array in arrays} == {0}

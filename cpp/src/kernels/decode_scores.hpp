@@ -43,7 +43,6 @@ template <class S>
 struct BlockRows {
   const S* row[kDecodeBlock + kMostAhead];  // and behind the block, what will be read next
   float scale[kDecodeBlock];
-  std::ptrdiff_t size;
   std::ptrdiff_t known;  // rows that may be asked for; 0 if they are copied
 };
 
@@ -51,8 +50,7 @@ template <class S>
 void find_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t dims,
                BlockRows<S>& rows) {
   const S* data = static_cast<const S*>(tokens.data);
-  rows.size = end - begin;
-  rows.known = tokens.dim_stride == 1 || dims == 1 ? rows.size : 0;
+  rows.known = tokens.dim_stride == 1 || dims == 1 ? end - begin : 0;
   for_each_run(data, tokens, begin, end, [&](const TokenRun<S>& run) {
     const std::ptrdiff_t first = run.begin - begin, size = run.end - run.begin;
     for (std::ptrdiff_t j = 0; j < size; ++j) rows.row[first + j] = run.row + j * tokens.row_stride;
