@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("isa")
 
 # (queries, group): every number of rows from 1 to 9 that share each read of a key.
 ROWS = ((1, 1), (2, 1), (1, 3), (2, 2), (5, 1), (3, 2), (1, 7), (2, 4), (3, 3))
-KEYS = (1, 2, 63, 64, 65, 255, 256, 257, 511, 512, 513)
+KEYS = (1, 2, 63, 64, 65, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025)
 
 
 def shape_of(rows: tuple[int, int], keys: int, head_dim: int, batch: int = 2) -> Shape:

@@ -98,7 +98,8 @@ constexpr std::size_t kThreadBytes = std::size_t{2} << 20;
 
 // Wide heads take fewer rows at a time. Some 2000 dims fit with the fewest.
 PlanLimits plan_limits(const Kernels& kernels, const PlanShape& shape) {
-  PlanLimits limits{kernels.lanes, kernels.query_block, kernels.decode_rows, kernels.key_block};
+  PlanLimits limits{kernels.lanes, kernels.query_block, kernels.decode_rows, kernels.key_block,
+                    kernels.decode_block};
   const auto own_bytes = [&](int rows, auto scratch) {
     return scratch(shape.head_dim, shape.value_dim, rows) +
            static_cast<std::size_t>(rows * (shape.value_dim + 2)) * shape.element_size + 64;

@@ -101,7 +101,7 @@ struct Work {
   std::ptrdiff_t num_rows = 0;
   std::ptrdiff_t key_begin = 0;
   std::ptrdiff_t key_end = 0;
-  std::ptrdiff_t key_chunk = 0;   // a multiple of the kernel's key block
+  std::ptrdiff_t key_chunk = 0;   // a multiple of the forward kernel's key block; decode: its block
   std::ptrdiff_t key_length = 0;  // keys at and beyond it are padding, seen by no row
 
   Matrix query;
@@ -176,7 +176,7 @@ struct Kernels {
   int query_block;   // most rows of a forward or weights item
   int decode_rows;   // most rows of a decode item
   int key_block;     // keys per softmax update of the forward kernel
-  int decode_block;  // and of the decode kernel
+  int decode_block;  // keys in a chunk of the decode kernel
   void (*forward)(const Work&, void* scratch);
   void (*decode)(const Work&, void* scratch);
   void (*weights)(const Work&, void* scratch);

@@ -16,9 +16,6 @@ constexpr double kMinWorkPerThread = 500e3;
 // padding or keys that a row does not see move no bit of it.
 constexpr std::ptrdiff_t kForwardChunkBlocks = 7;
 
-// For few rows, where splitting the keys is the only way to use many threads.
-constexpr std::ptrdiff_t kDecodeChunk = 512;
-
 // Chunks become items of their own where there are fewer items than this for each thread: with
 // ten, the last round wastes at most a tenth of the time.
 constexpr std::ptrdiff_t kItemsPerThread = 10;
@@ -137,7 +134,7 @@ Plan make_plan(const PlanShape& shape, const PlanLimits& limits, int max_threads
   if (heads == 0 || shape.rows() == 0) return plan;
   max_threads = useful_threads(shape, max_threads);
   plan.decode = shape.rows() <= limits.decode_rows;
-  plan.key_chunk = plan.decode ? kDecodeChunk : kForwardChunkBlocks * limits.key_block;
+  plan.key_chunk = plan.decode ? limits.decode_block : kForwardChunkBlocks * limits.key_block;
   plan.num_chunks = std::max<std::ptrdiff_t>(divide_up(shape.key_length, plan.key_chunk), 1);
 
   plan.query_block = plan.decode ? shape.rows() : choose_query_block(shape, limits, max_threads);

@@ -26,6 +26,7 @@ struct PlanLimits {
   int query_block = 1;
   int decode_rows = 1;
   int key_block = 1;
+  int decode_block = 1;                              // of few rows: a chunk
   std::size_t partial_bytes = std::size_t{1} << 20;  // of results that wait, per thread
 };
 

@@ -59,6 +59,9 @@ void products(unsigned seed) {
   float expected[kLanes];
   V::store(expected, V::fma(V::load(all), V::load(b), V::load(sum)));
   for (int i = 0; i < kLanes; ++i) test::check(same(result[i], expected[i]), "set1 of a pair");
+  BFloat16Pair loaded[kLanes];
+  V::store(loaded, V::load_halves(a));
+  test::check(std::memcmp(loaded, a, sizeof(a)) == 0, "load_halves");
 }
 
 void moves(unsigned seed) {

@@ -16,9 +16,9 @@ using cpuattn::Plan;
 using cpuattn::PlanLimits;
 using cpuattn::PlanShape;
 
-const PlanLimits kAvx512{16, 64, 8, 96};
-const PlanLimits kAvx2{8, 64, 8, 96};
-const PlanLimits kScalar{4, 16, 8, 96};
+const PlanLimits kAvx512{16, 64, 8, 96, 512};
+const PlanLimits kAvx2{8, 64, 8, 96, 512};
+const PlanLimits kScalar{4, 16, 8, 96, 512};
 
 struct Case {
   std::string name;

@@ -17,6 +17,16 @@ bool same(T a, T b) {
   return std::memcmp(&a, &b, sizeof(T)) == 0 || (std::isnan(a) && std::isnan(b));
 }
 
+// Where vectors are whole cache lines, they can also be loaded in two steps.
+template <class V, class T>
+auto load_halves(const T* p, int) -> decltype(V::load_halves(p)) {
+  return V::load_halves(p);
+}
+template <class V, class T>
+auto load_halves(const T* p, long) {
+  return V::load(p);
+}
+
 template <class V>
 struct VecTest {
   using T = typename V::Element;
@@ -148,6 +158,15 @@ struct VecTest {
     }
   }
 
+  void halves() const {
+    const auto in = numbers(kLanes + 1, 6);
+    T loaded[kLanes];
+    V::store(loaded, load_halves<V>(in.data() + 1, 0));
+    for (int i = 0; i < kLanes; ++i) {
+      test::check(same(loaded[i], in[std::size_t(i) + 1]), type + "load_halves");
+    }
+  }
+
   void squares() const {
     const auto in = numbers(kLanes * kLanes, 5);
     Vec rows[kLanes];
@@ -236,6 +255,7 @@ struct VecTest {
     comparisons();
     rounding();
     partial();
+    halves();
     squares();
   }
 };

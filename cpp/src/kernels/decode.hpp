@@ -2,11 +2,12 @@
 // K and V, so the lanes lie along head_dim: each key and value is read once, in whole vectors, for
 // all rows of the group.
 //
-// The softmax goes in blocks of 256 keys, so that the two streams, keys and values, change seldom;
-// values are summed in pieces of 64 (which is also what is copied at once where head_dim is
-// strided). Scores are kept as [key][row], so that one vector holds kLanes / R keys of R rows, and
-// the partial sums of kLanes dot products are folded to one vector at once. Row counts are 1, 2, 4
-// and 8; a count between is filled up with copies of the last row.
+// A chunk of keys is one block, long enough that the two streams, keys and values, change seldom;
+// its softmax is that of a textbook, and chunks are merged. Weights and values are summed in pieces
+// of 64 keys (which is also what is copied at once where head_dim is strided). Scores are kept as
+// [key][row], so that one vector holds kLanes / R keys of R rows, and the partial sums of kLanes
+// dot products are folded to one vector at once. Row counts are 1, 2, 4 and 8; a count between is
+// filled up with copies of the last row.
 #pragma once
 
 #include <math.h>
@@ -36,16 +37,18 @@ struct DecodeScratch {
   DecodeScratch(ScratchCutter& cut, std::ptrdiff_t head_dim, std::ptrdiff_t value_dim)
       : queries(cut.take<Operand<V>>(kRows * Shape::padded(operands<V>(head_dim)))),
         outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
-        chunk_outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
+        block_outputs(cut.take<T>(kRows * Shape::padded(value_dim))),
         sums(cut.take<T>(kRows * Shape::padded(value_dim))),
         copy(cut.take<T>(kDecodePiece *
-                         copy_stride<T>(head_dim > value_dim ? head_dim : value_dim))) {}
+                         copy_stride<T>(head_dim > value_dim ? head_dim : value_dim))),
+        scores(cut.take<T>(kDecodeBlock * kRows + Shape::kTile)) {}
 
   Operand<V>* queries;  // [row][padded head_dim], zeros behind head_dim
   T* outputs;           // [row][padded value_dim]
-  T* chunk_outputs;
+  T* block_outputs;
   T* sums;  // of a piece of keys
   T* copy;
+  T* scores;  // [key of the block][row]; the last step may write a tile behind the last key
 };
 
 template <class V, int kRows>
@@ -99,59 +102,52 @@ void for_each_piece(KeySpan span, std::ptrdiff_t offset, F f) {
 }
 
 template <class V, int kRows>
-void rescale_decode(const DecodeState<V, kRows>& state, std::ptrdiff_t padded,
-                    typename V::Element* outputs) {
+void clear(const Partial& sums, std::ptrdiff_t padded) {
+  using T = typename V::Element;
+  for (std::ptrdiff_t i = 0; i < kRows * padded; i += V::kLanes) {
+    V::store(static_cast<T*>(sums.output) + i, V::zero());
+  }
   for (int r = 0; r < kRows; ++r) {
-    const auto factor = V::set1(state.rescale[r]);
-    for (std::ptrdiff_t d = 0; d < padded; d += V::kLanes) {
-      auto* output = outputs + r * padded + d;
-      V::store(output, V::mul(V::load(output), factor));
-    }
+    static_cast<T*>(sums.row_base)[r] = -T(INFINITY);
+    static_cast<T*>(sums.row_sum)[r] = 0;
   }
 }
 
-// The sums over the keys [begin, end), as sum_keys of forward.hpp.
+// The largest scores, the sums of weights and the weighted values of the block that starts at
+// `begin`. False: stopped.
 template <class V, class S, int kRows>
-bool sum_decode_keys(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
-                     std::ptrdiff_t begin, std::ptrdiff_t end,
-                     const DecodeScratch<V, kRows>& scratch, DecodeState<V, kRows>& state,
-                     typename V::Element* outputs) {
+bool sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
+               std::ptrdiff_t begin, const DecodeScratch<V, kRows>& scratch, const Partial& sums) {
   using T = typename V::Element;
-  using Shape = DecodeShape<V, kRows>;
+  if (work.should_stop && work.should_stop(work.stop_context)) return false;
+  const KeySpan span = cover_block(work, rows, begin, begin + kDecodeBlock);
+  clear<V, kRows>(sums, DecodeShape<V, kRows>::padded(work.value_dim));
+  if (span.cover == Cover::kNone) return true;
+
   BlockRows<S> found;
-  state.clear();
-  const std::ptrdiff_t size = kRows * Shape::padded(work.value_dim);
-  for (std::ptrdiff_t i = 0; i < size; i += V::kLanes) V::store(outputs + i, V::zero());
-  if (begin < rows.lo_min) begin += (rows.lo_min - begin) / kDecodeBlock * kDecodeBlock;
-  for (; begin < end; begin += kDecodeBlock) {
-    if (work.should_stop && work.should_stop(work.stop_context)) return false;
-    const KeySpan span =
-        cover_block(work, rows, begin, begin + kDecodeBlock < end ? begin + kDecodeBlock : end);
-    if (span.cover == Cover::kNone) continue;
-    const std::ptrdiff_t offset = span.begin - begin;
-    auto* const scores = state.scores + offset * kRows;
-    find_rows(work.key, span.begin, span.end, work.head_dim, found);
-    expect_rows(work.value, span.begin, span.end, found);
-    for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
-      copy_piece(work.key, first, piece.size(), work.head_dim, scratch.copy, found);
-      score_piece<V, S, kRows>(found, first, piece.size(), work.head_dim, scratch.queries,
-                               query_factor<T>(work), scores + first * kRows);
-    });
-    const std::ptrdiff_t filled = finish_scores<V, kRows>(work, rows, span, offset, state.scores);
-    update_decode_softmax(state, filled);
-    rescale_decode(state, Shape::padded(work.value_dim), outputs);
-    const bool check = span.cover != Cover::kAll || work.bias.type != ElementType::kNone;
-    find_rows(work.value, span.begin, span.end, work.value_dim, found);
-    expect_rows(work.key, span.end, end, found);
-    for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
-      copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, found);
-      auto* const weights = scores + first * kRows;
-      if (sizeof(S) == 1) scale_keys<kRows>(found, first, piece.size(), weights);
-      const DecodeValues<V, S, kRows> block{work, rows, piece, found, first, weights, check};
-      accumulate_decode(block, scratch.sums, outputs);
-    });
-  }
-  state.fold_sum();
+  const std::ptrdiff_t offset = span.begin - begin;
+  T* const scores = scratch.scores + offset * kRows;
+  T* const max = static_cast<T*>(sums.row_base);
+  find_rows(work.key, span.begin, span.end, work.head_dim, found);
+  expect_rows(work.value, span.begin, span.end, found);
+  for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
+    copy_piece(work.key, first, piece.size(), work.head_dim, scratch.copy, found);
+    score_piece<V, S, kRows>(found, first, piece.size(), work.head_dim, scratch.queries,
+                             query_factor<T>(work), scores + first * kRows);
+  });
+  const std::ptrdiff_t filled = finish_scores<V, kRows>(work, rows, span, offset, scratch.scores);
+  find_largest<V, kRows>(scratch.scores, filled, max);
+  weigh_scores<V, kRows>(scratch.scores, filled, max, static_cast<T*>(sums.row_sum));
+  const bool check = span.cover != Cover::kAll || work.bias.type != ElementType::kNone;
+  find_rows(work.value, span.begin, span.end, work.value_dim, found);
+  expect_rows(work.key, span.end, rows.hi_max, found);
+  for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
+    copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, found);
+    T* const weights = scores + first * kRows;
+    if (sizeof(S) == 1) scale_keys<kRows>(found, first, piece.size(), weights);
+    const DecodeValues<V, S, kRows> block{work, rows, piece, found, first, weights, check};
+    accumulate_decode(block, scratch.sums, static_cast<T*>(sums.output));
+  });
   return true;
 }
 
@@ -162,36 +158,20 @@ void decode_rows(const Work& work, void* memory) {
   const DecodeScratch<V, kRows> scratch(cut, work.head_dim, work.value_dim);
   const std::ptrdiff_t padded = DecodeShape<V, kRows>::padded(work.value_dim);
   RowBlock<T, kRows> rows;
-  DecodeState<V, kRows> state;
   describe_rows(work, rows);
   load_decode_queries<V, kRows>(work, rows, scratch.queries);
 
-  T max[kRows], sum[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    max[r] = -T(INFINITY);
-    sum[r] = 0;
-  }
-  const Partial total{scratch.outputs, max, sum};
+  T total_max[kRows], total_sum[kRows], block_max[kRows], block_sum[kRows];
+  const Partial total{scratch.outputs, total_max, total_sum};
+  const Partial block{scratch.block_outputs, block_max, block_sum};
   bool any = false;
-  for (std::ptrdiff_t begin = work.key_begin; begin < rows.hi_max; begin += work.key_chunk) {
-    const std::ptrdiff_t chunk_end = begin + work.key_chunk;
-    const std::ptrdiff_t end = chunk_end < rows.hi_max ? chunk_end : rows.hi_max;
-    if (end <= rows.lo_min) continue;
-    T* outputs = any ? scratch.chunk_outputs : scratch.outputs;
-    if (!sum_decode_keys<V, S>(work, rows, begin, end, scratch, state, outputs)) return;
-    if (any) {
-      merge<V>(total, {outputs, state.max, state.sum}, kRows, padded);
-    } else {
-      for (int r = 0; r < kRows; ++r) {
-        max[r] = state.max[r];
-        sum[r] = state.sum[r];
-      }
-    }
+  for (std::ptrdiff_t begin = work.key_begin; begin < rows.hi_max; begin += kDecodeBlock) {
+    if (begin + kDecodeBlock <= rows.lo_min) continue;
+    if (!sum_block<V, S, kRows>(work, rows, begin, scratch, any ? block : total)) return;
+    if (any) merge<V>(total, block, kRows, padded);
     any = true;
   }
-  if (!any) {
-    for (std::ptrdiff_t i = 0; i < kRows * padded; ++i) scratch.outputs[i] = 0;
-  }
+  if (!any) clear<V, kRows>(total, padded);
   if (work.sinks && work.normalise) add_sinks<V>(work, total, padded);
   store_decode<V, kRows>(work, total, padded);
 }

@@ -1,4 +1,4 @@
-// The online softmax of few rows, whose scores lie as [key][row].
+// The softmax of few rows over a block of keys, whose scores lie as [key][row].
 #pragma once
 
 #include <math.h>
@@ -12,34 +12,6 @@
 
 namespace cpuattn {
 namespace {
-
-// Arrays of kTile repeat the kRows values of the rows, to line up with vectors of scores. The
-// weights of a row are summed in as many classes of keys as a vector has lanes, whatever kRows is:
-// key j of a block belongs to class j mod kLanes. So the bits of a row do not depend on the rows
-// beside it.
-template <class V, int kRows>
-struct DecodeState {
-  using T = typename V::Element;
-  static constexpr int kTile = DecodeShape<V, kRows>::kTile;
-  static constexpr int kClassTiles = V::kLanes * kRows / kTile;
-  // [key of the block][row]; the last step may write up to a tile behind the last key
-  alignas(64) T scores[kDecodeBlock * kRows + kTile];
-  alignas(64) T max[kTile];
-  alignas(64) T class_sum[V::kLanes * kRows];  // [class][row]
-  alignas(64) T rescale[kTile];
-  T sum[kRows];
-
-  void clear() {
-    for (T& x : max) x = -T(INFINITY);
-    for (T& x : class_sum) x = 0;
-  }
-  void fold_sum() {
-    for (int r = 0; r < kRows; ++r) {
-      sum[r] = 0;
-      for (int k = r; k < V::kLanes * kRows; k += kRows) sum[r] += class_sum[k];
-    }
-  }
-};
 
 // Softcap, bias and masks over the span; -inf for the keys of the block around it. `offset` keys
 // lie before the span. Returns how many scores there are, a multiple of kTile.
@@ -66,49 +38,70 @@ std::ptrdiff_t finish_scores(const Work& work, const RowBlock<typename V::Elemen
   return filled;
 }
 
-// The base follows the maximum at once; the lanes of a row are folded once per block.
+// max[row] = its largest score; NaN is passed over.
 template <class V, int kRows>
-void update_decode_softmax(DecodeState<V, kRows>& state, std::ptrdiff_t filled) {
+void find_largest(const typename V::Element* scores, std::ptrdiff_t filled,
+                  typename V::Element* max) {
   using T = typename V::Element;
-  using State = DecodeState<V, kRows>;
-  constexpr int kTile = State::kTile;
+  constexpr int kTile = DecodeShape<V, kRows>::kTile;
   alignas(64) T largest[kTile];
   for (int lane = 0; lane < kTile; lane += V::kLanes) {
-    auto max = V::load(state.max + lane);
+    auto tile_max = V::set1(-T(INFINITY));
     for (std::ptrdiff_t i = lane; i < filled; i += kTile) {
-      max = V::max(max, V::load(state.scores + i));
+      tile_max = V::max(tile_max, V::load(scores + i));
     }
-    V::store(largest + lane, max);
+    V::store(largest + lane, tile_max);
   }
+  for (int r = 0; r < kRows; ++r) max[r] = largest[r];
   for (int lane = kRows; lane < kTile; ++lane) {
-    T& max = largest[lane % kRows];
-    max = max > largest[lane] ? max : largest[lane];
+    T& row_max = max[lane % kRows];
+    row_max = row_max > largest[lane] ? row_max : largest[lane];
   }
-  for (int lane = kRows; lane < kTile; ++lane) largest[lane] = largest[lane % kRows];
+}
 
+// Turns the scores of a block into weights relative to max[row], and sums them up. The weights of a
+// row are summed in as many classes of keys as a vector has lanes, whatever kRows is: key j of a
+// block belongs to class j mod kLanes. So the bits of a row do not depend on the rows beside it.
+// Keys are summed in pieces, the pieces in the block: equal weights are all rounded alike, and a
+// long plain sum of them would drift.
+template <class V, int kRows>
+void weigh_scores(typename V::Element* scores, std::ptrdiff_t filled,
+                  const typename V::Element* max, typename V::Element* sum) {
+  using T = typename V::Element;
+  constexpr int kTile = DecodeShape<V, kRows>::kTile;
+  constexpr int kClassTiles = V::kLanes * kRows / kTile;
+  alignas(64) T tile_max[kTile];
+  alignas(64) T class_sum[V::kLanes * kRows];  // [class][row]
+  for (int lane = 0; lane < kTile; ++lane) tile_max[lane] = max[lane % kRows];
   for (int lane = 0; lane < kTile; lane += V::kLanes) {
-    const auto max = V::load(largest + lane);
-    const auto base = softmax_base<V>(max);
-    const auto rescale = exp<V>(V::sub(V::load(state.max + lane), base));
-    typename V::Vec sum[State::kClassTiles];
+    const auto base = softmax_base<V>(V::load(tile_max + lane));
+    typename V::Vec total[kClassTiles];
 #pragma GCC unroll 16
-    for (auto& x : sum) x = V::zero();
+    for (auto& x : total) x = V::zero();
     for (std::ptrdiff_t i = lane; i < filled;) {
+      const std::ptrdiff_t piece_end = (i / kRows / kDecodePiece + 1) * kDecodePiece * kRows;
+      const std::ptrdiff_t end = piece_end < filled ? piece_end : filled;
+      typename V::Vec piece[kClassTiles];
 #pragma GCC unroll 16
-      for (int c = 0; c < State::kClassTiles; ++c, i += kTile) {
-        if (i >= filled) break;
-        const auto weight = exp<V>(V::sub(V::load(state.scores + i), base), T(kWeightScale));
-        sum[c] = V::add(sum[c], weight);
-        V::store(state.scores + i, weight);
+      for (auto& x : piece) x = V::zero();
+      while (i < end) {
+#pragma GCC unroll 16
+        for (int c = 0; c < kClassTiles; ++c, i += kTile) {
+          if (i >= end) break;
+          const auto weight = exp<V>(V::sub(V::load(scores + i), base), T(kWeightScale));
+          piece[c] = V::add(piece[c], weight);
+          V::store(scores + i, weight);
+        }
       }
+#pragma GCC unroll 16
+      for (int c = 0; c < kClassTiles; ++c) total[c] = V::add(total[c], piece[c]);
     }
 #pragma GCC unroll 16
-    for (int c = 0; c < State::kClassTiles; ++c) {
-      T* total = state.class_sum + c * kTile + lane;
-      V::store(total, V::fma(V::load(total), rescale, sum[c]));
-    }
-    V::store(state.rescale + lane, rescale);
-    V::store(state.max + lane, max);
+    for (int c = 0; c < kClassTiles; ++c) V::store(class_sum + c * kTile + lane, total[c]);
+  }
+  for (int r = 0; r < kRows; ++r) {
+    sum[r] = 0;
+    for (int k = r; k < V::kLanes * kRows; k += kRows) sum[r] += class_sum[k];
   }
 }
 

@@ -50,8 +50,8 @@ template <class V, int kRows>
 struct ValueTile {
   static constexpr int kVecs = V::kAccumulators < 16 ? 12 : 16;  // the rest is for values, weights
   static constexpr int kTileRows = kRows < 4 ? kRows : 4;
-  static constexpr int kCols =
-      kTileRows * kMostValueCols <= kVecs ? kMostValueCols : kVecs / kTileRows;
+  static constexpr int kMostCols = 8;
+  static constexpr int kCols = kVecs / kTileRows < kMostCols ? kVecs / kTileRows : kMostCols;
 };
 
 // sums[row][dim] += weight · value over the keys [begin, end) of the span, for the rows from
@@ -66,7 +66,7 @@ template <class V, class S, int kRows, int kCols>
                                                std::ptrdiff_t passes, typename V::Element* sums) {
   constexpr int kTileRows = ValueTile<V, kRows>::kTileRows;
   const std::ptrdiff_t row_stride = DecodeShape<V, kRows>::padded(block.work.value_dim);
-  const std::ptrdiff_t ahead = rows_ahead<V, S, kRows>(block.work.value_dim);
+  const std::ptrdiff_t ahead = rows_ahead<S>(block.work.value_dim);
   const bool partial = kCols == 1 && count < V::kLanes;
   sums += first_row * row_stride + dim;
   Tile<V, kTileRows, kCols> sum;
@@ -77,14 +77,14 @@ template <class V, class S, int kRows, int kCols>
   }
   for (std::ptrdiff_t j = begin; j < end; ++j, --pass) {
     const S* value = block.values.row[block.first + j] + dim;
-    if (pass == 0) {
+    if (!kStreamed<V, S, kRows> && pass == 0) {
       prefetch_row<V>(block.values, block.first + j + ahead, block.work.value_dim);
       pass = passes;
     }
     typename V::Vec v[kCols];
 #pragma GCC unroll 16
     for (int n = 0; n < kCols; ++n) {
-      v[n] = partial ? load_first<V>(value, count) : V::load(value + n * V::kLanes);
+      v[n] = partial ? load_first<V>(value, count) : load_token<V, S, kRows>(value + n * V::kLanes);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kTileRows; ++r) {
@@ -123,7 +123,7 @@ void fold_values(const DecodeValues<V, S, kRows>& block, const typename V::Eleme
 }
 
 // Some keys are added to all columns, then the next ones: few where memory is the bound, so that it
-// is read nearly in the order in which it lies.
+// is read nearly in the order in which it lies, and one by one where it is read as by a plain loop.
 template <class V, class S, int kRows>
 [[gnu::noinline]] void accumulate_decode(const DecodeValues<V, S, kRows>& block,
                                          typename V::Element* sums, typename V::Element* outputs) {
@@ -134,7 +134,9 @@ template <class V, class S, int kRows>
   const std::ptrdiff_t rest = block.work.value_dim % V::kLanes;
   const std::ptrdiff_t passes =
       (vectors + ValueTile::kCols - 1) / ValueTile::kCols * (kRows / ValueTile::kTileRows);
-  const std::ptrdiff_t step = kComputeBound<V, S, kRows> || passes < 2 ? 16 : 4;
+  const std::ptrdiff_t step = kComputeBound<V, S, kRows> || passes < 2 ? 16
+                              : kStreamed<V, S, kRows>                 ? 1
+                                                                       : 4;
   const std::ptrdiff_t keys = block.span.size();
   for (std::ptrdiff_t begin = 0; begin < keys; begin += step) {
     const std::ptrdiff_t end = begin + step < keys ? begin + step : keys;

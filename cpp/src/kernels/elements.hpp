@@ -61,15 +61,20 @@ typename V::Vec load_up_to(const S* p, std::ptrdiff_t rest) {
   return rest >= V::kLanes ? V::load(p) : load_first<V>(p, rest);
 }
 
-// kLanes operands of products from a row of contiguous numbers, or as many as `count` numbers make,
-// and zeros.
+// A row of contiguous numbers as one of operands.
+template <class V, class S>
+const auto* as_operands(const S* p) {
+  if constexpr (V::kPack == 1) {
+    return p;
+  } else {
+    return reinterpret_cast<const BFloat16Pair*>(p);
+  }
+}
+
+// kLanes of them, or as many as `count` numbers make, and zeros.
 template <class V, class S>
 auto load_operands(const S* p) {
-  if constexpr (V::kPack == 1) {
-    return V::load(p);
-  } else {
-    return V::load(reinterpret_cast<const BFloat16Pair*>(p));
-  }
+  return V::load(as_operands<V>(p));
 }
 template <class V, class S>
 auto load_operands(const S* p, std::ptrdiff_t count) {

@@ -28,6 +28,10 @@ struct Avx512F32 {
   static Vec set1(float x) { return _mm512_set1_ps(x); }
   static Vec load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+  static Vec load_halves(const float* p) {  // two loads instead of one
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p)), _mm256_loadu_ps(p + 8),
+                              1);
+  }
   static Vec load(const Float16* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
@@ -159,6 +163,10 @@ struct Avx512F64 {
   static Vec set1(double x) { return _mm512_set1_pd(x); }
   static Vec load(const double* p) { return _mm512_loadu_pd(p); }
   static void store(double* p, Vec v) { _mm512_storeu_pd(p, v); }
+  static Vec load_halves(const double* p) {  // two loads instead of one
+    return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(p)), _mm256_loadu_pd(p + 4),
+                              1);
+  }
   static Vec load_partial(const double* p, std::ptrdiff_t n) {
     return _mm512_maskz_loadu_pd(first(n), p);
   }

@@ -12,6 +12,7 @@ struct Avx512BF16 : Avx512F32 {
 
   using Avx512F32::fma;
   using Avx512F32::load;
+  using Avx512F32::load_halves;
   using Avx512F32::set1;
   using Avx512F32::store;
 
@@ -21,6 +22,11 @@ struct Avx512BF16 : Avx512F32 {
     return _mm512_set1_epi32(bits);
   }
   static Pairs load(const BFloat16Pair* p) { return _mm512_loadu_si512(p); }
+  static Pairs load_halves(const BFloat16Pair* p) {
+    const auto* halves = reinterpret_cast<const __m256i*>(p);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(halves)),
+                              _mm256_loadu_si256(halves + 1), 1);
+  }
   static void store(BFloat16Pair* p, Pairs v) { _mm512_storeu_si512(p, v); }
 
   // sum + a.second * b.second + a.first * b.first, rounded after each; subnormal numbers are 0.
