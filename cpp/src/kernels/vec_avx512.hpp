@@ -37,7 +37,8 @@ struct Avx512F32 {
   }
   static Vec load(const BFloat16* p) {
     const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(
+        0xaaaaaaaa, _mm512_load_si512(kUpperHalves), _mm512_castsi256_si512(halves)));
   }
   static Vec load(const std::int8_t* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -134,6 +135,9 @@ struct Avx512F32 {
   }
 
  private:
+  alignas(64) static constexpr std::uint16_t kUpperHalves[32] = {
+      0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+      0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
   // Sums of neighbours: in each quarter a0+a2, b0+b2, a1+a3, b1+b3 (in that order).
   static Vec fold_pairs(Vec a, Vec b) {
     return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
