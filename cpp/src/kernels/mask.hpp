@@ -172,7 +172,9 @@ template <class V>
       array.key_stride_bytes == std::ptrdiff_t(sizeof(T))) {  // a bias as it usually is
 #pragma GCC unroll 16
     for (int r = 0; r < V::kLanes; ++r) {
-      square[r] = V::load(reinterpret_cast<const T*>(row[r]) + key);
+      const T* const scores = reinterpret_cast<const T*>(row[r]) + key;
+      V::prefetch(scores + 4 * V::kLanes);  // a large bias does not stay in the L2 cache
+      square[r] = V::load(scores);
     }
     return;
   }
