@@ -182,23 +182,27 @@ template <class V>
 }
 
 template <class V>
-inline void add_score(typename V::Element* score, typename V::Vec addend) {
+inline typename V::Vec add_score(typename V::Element* score, typename V::Vec addend) {
   const auto hidden = V::set1(-INFINITY);
   const auto sum = V::add(V::load(score), addend);
-  V::store(score, V::select(V::equal(addend, hidden), hidden, sum));
+  const auto kept = V::select(V::equal(addend, hidden), hidden, sum);
+  V::store(score, kept);
+  return kept;
 }
 
 // Adds a mask or bias to scores[key - span.begin][row]. Its rows lie along the keys, the lanes
-// along the rows, so squares of kLanes x kLanes are transposed in registers.
+// along the rows, so squares of kLanes x kLanes are transposed in registers. `max`, if any, is
+// raised to the largest score of each row; NaN is passed over.
 template <class V, int kVecs>
 void add_array(const ScoreArray& array, const unsigned char* const* row, bool shared, KeySpan span,
-               typename V::Element* scores) {
+               typename V::Element* scores, typename V::Element* max = nullptr) {
   constexpr int kRows = kVecs * V::kLanes;
   if (shared) {
     for (std::ptrdiff_t j = span.begin; j < span.end; ++j) {
       const auto addend = V::set1(score_at<typename V::Element>(array, row[0], j));
       for (int n = 0; n < kRows; n += V::kLanes) {
-        add_score<V>(scores + (j - span.begin) * kRows + n, addend);
+        const auto sum = add_score<V>(scores + (j - span.begin) * kRows + n, addend);
+        if (max) V::store(max + n, V::max(sum, V::load(max + n)));
       }
     }
     return;
@@ -209,10 +213,14 @@ void add_array(const ScoreArray& array, const unsigned char* const* row, bool sh
       typename V::Vec square[V::kLanes];
       load_square<V>(array, row + n, j, count, square);
       V::transpose(square);
+      auto largest = V::set1(-INFINITY);
 #pragma GCC unroll 16
       for (int k = 0; k < V::kLanes; ++k) {
-        if (k < count) add_score<V>(scores + (j - span.begin + k) * kRows + n, square[k]);
+        if (k >= count) break;
+        const auto sum = add_score<V>(scores + (j - span.begin + k) * kRows + n, square[k]);
+        largest = V::max(sum, largest);
       }
+      if (max) V::store(max + n, V::max(largest, V::load(max + n)));
     }
   }
 }

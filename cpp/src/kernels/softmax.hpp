@@ -72,6 +72,13 @@ T sink_of(const Work& work, std::ptrdiff_t row) {
 // weights are all rounded alike, and a long plain sum of them would drift.
 constexpr std::ptrdiff_t kSumGroup = 8;
 
+template <class V, int kVecs>
+void clear_block_max(SoftmaxState<V, kVecs>& state) {
+  for (int n = 0; n < state.kRows; n += V::kLanes) {
+    V::store(state.block_max + n, V::set1(-INFINITY));
+  }
+}
+
 // block_max = the largest of `count` keys of scores[key][row]; NaN is passed over.
 template <class V, int kVecs>
 void find_block_max(SoftmaxState<V, kVecs>& state, const typename V::Element* scores,
