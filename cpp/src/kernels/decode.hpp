@@ -43,10 +43,10 @@ struct DecodeScratch {
                          copy_stride<T>(head_dim > value_dim ? head_dim : value_dim))),
         scores(cut.take<T>(kDecodeBlock * kRows + Shape::kTile)) {}
 
-  Operand<V>* queries;  // [row][padded head_dim], zeros behind head_dim
+  Operand<V>* queries;  // [vector of dims][row], zeros behind head_dim
   T* outputs;           // [row][padded value_dim]
   T* block_outputs;
-  T* sums;  // of a piece of keys
+  T* sums;  // of a piece of keys, [vector of dims][row]
   T* copy;
   T* scores;  // [key of the block][row]; the last step may write a tile behind the last key
 };
@@ -60,12 +60,13 @@ void load_decode_queries(const Work& work, const RowBlock<typename V::Element, k
   for (int r = 0; r < kRows; ++r) {
     for (std::ptrdiff_t d = 0; d < padded; d += V::kLanes) {
       if constexpr (V::kPack == 2) {
-        V::store(queries + r * padded + d, load_query_pairs<V>(work, rows.query[r], 2 * d));
+        V::store(queries + d * kRows + r * V::kLanes,
+                 load_query_pairs<V>(work, rows.query[r], 2 * d));
       } else {
         const std::ptrdiff_t rest = work.head_dim - d;
         const auto query = load_row<V>(rows.query[r], work.query.type, work.query.dim_stride, d,
                                        rest < V::kLanes ? rest : V::kLanes);
-        V::store(queries + r * padded + d, V::mul(query, factor));
+        V::store(queries + d * kRows + r * V::kLanes, V::mul(query, factor));
       }
     }
   }
@@ -141,11 +142,12 @@ bool sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& row
   const bool check = span.cover != Cover::kAll || work.bias.type != ElementType::kNone;
   find_rows(work.value, span.begin, span.end, work.value_dim, found);
   expect_rows(work.key, span.end, rows.hi_max, found);
+  const std::ptrdiff_t ahead = rows_ahead<S>(work.value_dim);
   for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, found);
     T* const weights = scores + first * kRows;
     if (sizeof(S) == 1) scale_keys<kRows>(found, first, piece.size(), weights);
-    const DecodeValues<V, S, kRows> block{work, rows, piece, found, first, weights, check};
+    const DecodeValues<V, S, kRows> block{work, rows, piece, found, first, weights, ahead, check};
     accumulate_decode(block, scratch.sums, static_cast<T*>(sums.output));
   });
   return true;

@@ -130,13 +130,11 @@ template <class V, class S, int kRows>
 [[gnu::always_inline]] inline void score_keys(const BlockRows<S>& keys, std::ptrdiff_t first,
                                               std::ptrdiff_t last, std::ptrdiff_t head_dim,
                                               const Operand<V>* queries, typename V::Element factor,
-                                              typename V::Element* scores) {
+                                              std::ptrdiff_t ahead, typename V::Element* scores) {
   using Shape = DecodeShape<V, kRows>;
   constexpr int kMost = kComputeBound<V, S, kRows> ? 4 : 1;
   constexpr int kTogether = Shape::kKeys < kMost ? Shape::kKeys : kMost;
-  const std::ptrdiff_t ahead = rows_ahead<S>(head_dim);
   constexpr std::ptrdiff_t kNumbers = V::kLanes * V::kPack;  // of a vector of operands
-  const std::ptrdiff_t row_stride = Shape::padded(operands<V>(head_dim));
   typename V::Vec sum[Shape::kTile];
 #pragma GCC unroll 16
   for (int i = 0; i < Shape::kTile; ++i) sum[i] = V::zero();
@@ -155,7 +153,7 @@ template <class V, class S, int kRows>
       for (int t = 0; t < kTogether; ++t) k[t] = load(key[t] + d);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        const auto query = V::load(queries + r * row_stride + d / V::kPack);
+        const auto query = V::load(queries + d / V::kPack * kRows + r * V::kLanes);
 #pragma GCC unroll 16
         for (int t = 0; t < kTogether; ++t) {
           auto& total = sum[(step + t) * kRows + r];
@@ -187,8 +185,9 @@ template <class V, class S, int kRows>
                                    std::ptrdiff_t size, std::ptrdiff_t head_dim,
                                    const Operand<V>* queries, typename V::Element factor,
                                    typename V::Element* scores) {
+  const std::ptrdiff_t ahead = rows_ahead<S>(head_dim);
   for (std::ptrdiff_t j = 0; j < size; j += DecodeShape<V, kRows>::kKeys) {
-    score_keys<V, S, kRows>(keys, first + j, first + size - 1, head_dim, queries, factor,
+    score_keys<V, S, kRows>(keys, first + j, first + size - 1, head_dim, queries, factor, ahead,
                             scores + j * kRows);
   }
   if (sizeof(S) == 1) scale_keys<kRows>(keys, first, size, scores);

@@ -23,6 +23,7 @@ struct DecodeValues {
   const BlockRows<S>& values;
   std::ptrdiff_t first;  // row of the first key of the span
   const T* weights;      // [key of the span][row]
+  std::ptrdiff_t ahead;  // rows that are asked for so much earlier
   bool check;            // some rows may not see some of the keys
 };
 
@@ -54,10 +55,10 @@ struct ValueTile {
   static constexpr int kCols = kVecs / kTileRows < kMostCols ? kVecs / kTileRows : kMostCols;
 };
 
-// sums[row][dim] += weight · value over the keys [begin, end) of the span, for the rows from
-// first_row on and kCols vectors of dims. `count` dims are there: fewer than a vector, if kCols
-// is 1. Every `passes`-th key, from the `pass`-th on, asks for a row ahead: each pass has an equal
-// share of them.
+// sums[vector of dims][row] += weight · value over the keys [begin, end) of the span, for the rows
+// from first_row on and kCols vectors of dims. `count` dims are there: fewer than a vector, if
+// kCols is 1. Every `passes`-th key, from the `pass`-th on, asks for a row ahead: each pass has an
+// equal share of them.
 template <class V, class S, int kRows, int kCols>
 [[gnu::always_inline]] inline void add_columns(const DecodeValues<V, S, kRows>& block,
                                                std::ptrdiff_t begin, std::ptrdiff_t end,
@@ -65,20 +66,18 @@ template <class V, class S, int kRows, int kCols>
                                                std::ptrdiff_t count, std::ptrdiff_t pass,
                                                std::ptrdiff_t passes, typename V::Element* sums) {
   constexpr int kTileRows = ValueTile<V, kRows>::kTileRows;
-  const std::ptrdiff_t row_stride = DecodeShape<V, kRows>::padded(block.work.value_dim);
-  const std::ptrdiff_t ahead = rows_ahead<S>(block.work.value_dim);
   const bool partial = kCols == 1 && count < V::kLanes;
-  sums += first_row * row_stride + dim;
+  sums += dim * kRows + first_row * V::kLanes;
   Tile<V, kTileRows, kCols> sum;
 #pragma GCC unroll 16
   for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 16
-    for (int n = 0; n < kCols; ++n) sum.at[r][n] = V::load(sums + r * row_stride + n * V::kLanes);
+    for (int n = 0; n < kCols; ++n) sum.at[r][n] = V::load(sums + (n * kRows + r) * V::kLanes);
   }
   for (std::ptrdiff_t j = begin; j < end; ++j, --pass) {
     const S* value = block.values.row[block.first + j] + dim;
     if (!kStreamed<V, S, kRows> && pass == 0) {
-      prefetch_row<V>(block.values, block.first + j + ahead, block.work.value_dim);
+      prefetch_row<V>(block.values, block.first + j + block.ahead, block.work.value_dim);
       pass = passes;
     }
     typename V::Vec v[kCols];
@@ -96,7 +95,7 @@ template <class V, class S, int kRows, int kCols>
 #pragma GCC unroll 16
   for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 16
-    for (int n = 0; n < kCols; ++n) V::store(sums + r * row_stride + n * V::kLanes, sum.at[r][n]);
+    for (int n = 0; n < kCols; ++n) V::store(sums + (n * kRows + r) * V::kLanes, sum.at[r][n]);
   }
 }
 
@@ -109,7 +108,7 @@ void fold_values(const DecodeValues<V, S, kRows>& block, const typename V::Eleme
   for (std::ptrdiff_t d = 0; d < value_dim; d += V::kLanes) {
     auto probe = V::zero();
     for (int r = 0; block.check && r < kRows; ++r) {
-      probe = V::fma(V::zero(), V::load(sums + r * row_stride + d), probe);
+      probe = V::fma(V::zero(), V::load(sums + d * kRows + r * V::kLanes), probe);
     }
     if (V::any(V::is_nan(probe))) {
       decode_visible(block, d, value_dim - d, outputs);
@@ -117,7 +116,7 @@ void fold_values(const DecodeValues<V, S, kRows>& block, const typename V::Eleme
     }
     for (int r = 0; r < kRows; ++r) {
       auto* output = outputs + r * row_stride + d;
-      V::store(output, V::add(V::load(output), V::load(sums + r * row_stride + d)));
+      V::store(output, V::add(V::load(output), V::load(sums + d * kRows + r * V::kLanes)));
     }
   }
 }
