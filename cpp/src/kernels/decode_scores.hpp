@@ -10,6 +10,8 @@ namespace cpuattn {
 namespace {
 
 constexpr int kDecodeRows = 8;
+// A chunk: long enough that changes between keys and values are few, and short enough that the
+// chunks of one head, where splitting the keys is the only way, keep many threads busy.
 constexpr int kDecodeBlock = 512;
 constexpr int kDecodePiece = 64;
 

@@ -51,7 +51,7 @@ template <class V, int kRows>
 struct ValueTile {
   static constexpr int kVecs = V::kAccumulators < 16 ? 12 : 16;  // the rest is for values, weights
   static constexpr int kTileRows = kRows < 4 ? kRows : 4;
-  static constexpr int kMostCols = 8;
+  static constexpr int kMostCols = 8;  // 128 dims of AVX-512, where 16 were slower
   static constexpr int kCols = kVecs / kTileRows < kMostCols ? kVecs / kTileRows : kMostCols;
 };
 

@@ -156,13 +156,8 @@ void score_span(const Work& work, const RowBlock<typename V::Element, kVecs * V:
                         scratch.scores, plain ? state.block_max : nullptr);
   if (plain) return;
   if (work.softcap != 0) apply_softcap<V, kVecs>(scratch.scores, span.size(), work.softcap);
-  if (span.cover == Cover::kAll && !work.alibi_slopes && work.bias.type != ElementType::kNone) {
-    clear_block_max(state);  // a bias alone: one pass less
-    add_array<V, kVecs>(work.bias, rows.bias, rows.shared_bias, span, scratch.scores,
-                        state.block_max);
-    return;
-  }
-  mask_block<V, kVecs>(work, rows, span, scratch.scores);
+  clear_block_max(state);
+  if (mask_block<V, kVecs>(work, rows, span, scratch.scores, state.block_max)) return;
   find_block_max(state, scratch.scores, span.size());
 }
 

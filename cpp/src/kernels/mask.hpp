@@ -276,15 +276,18 @@ void hide_segments(const Work& work, const RowBlock<T, kRows>& rows, KeySpan spa
   }
 }
 
-// Bias, ALiBi and masks over scores[key - span.begin][row].
+// Bias, ALiBi and masks over scores[key - span.begin][row]. True if `max` was raised to the largest
+// score of each row: a bias does that, if nothing comes after it.
 template <class V, int kVecs>
-void mask_block(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
-                KeySpan span, typename V::Element* scores) {
+bool mask_block(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
+                KeySpan span, typename V::Element* scores, typename V::Element* max = nullptr) {
   if (work.bias.type != ElementType::kNone) {
-    add_array<V, kVecs>(work.bias, rows.bias, rows.shared_bias, span, scores);
+    const bool last = !work.alibi_slopes && span.cover == Cover::kAll;
+    add_array<V, kVecs>(work.bias, rows.bias, rows.shared_bias, span, scores, last ? max : nullptr);
+    if (last) return max != nullptr;
   }
   if (work.alibi_slopes) add_alibi<V, kVecs>(rows, span, scores);
-  if (span.cover == Cover::kAll) return;
+  if (span.cover == Cover::kAll) return false;
   if (work.mask.type != ElementType::kNone) {
     add_array<V, kVecs>(work.mask, rows.mask, rows.shared_mask, span, scores);
   }
@@ -292,6 +295,7 @@ void mask_block(const Work& work, const RowBlock<typename V::Element, kVecs * V:
     hide_outside<V, kVecs>(rows, span, scores);
   }
   if (work.key_segments.data) hide_segments(work, rows, span, scores);
+  return false;
 }
 
 }  // namespace
