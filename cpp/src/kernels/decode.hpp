@@ -125,7 +125,7 @@ bool sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& row
   clear<V, kRows>(sums, DecodeShape<V, kRows>::padded(work.value_dim));
   if (span.cover == Cover::kNone) return true;
 
-  BlockRows<S> found;
+  BlockRows<V, S, kRows> found;
   const std::ptrdiff_t offset = span.begin - begin;
   T* const scores = scratch.scores + offset * kRows;
   T* const max = static_cast<T*>(sums.row_base);
@@ -146,7 +146,7 @@ bool sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& row
   for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, found);
     T* const weights = scores + first * kRows;
-    if (sizeof(S) == 1) scale_keys<kRows>(found, first, piece.size(), weights);
+    if (sizeof(S) == 1) scale_keys(found, first, piece.size(), weights);
     const DecodeValues<V, S, kRows> block{work, rows, piece, found, first, weights, ahead, check};
     accumulate_decode(block, scratch.sums, static_cast<T*>(sums.output));
   });

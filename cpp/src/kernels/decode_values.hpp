@@ -20,7 +20,7 @@ struct DecodeValues {
   const Work& work;
   const RowBlock<T, kRows>& rows;
   KeySpan span;  // a piece of the block
-  const BlockRows<S>& values;
+  const BlockRows<V, S, kRows>& values;
   std::ptrdiff_t first;  // row of the first key of the span
   const T* weights;      // [key of the span][row]
   std::ptrdiff_t ahead;  // rows that are asked for so much earlier
@@ -38,7 +38,7 @@ template <class V, class S, int kRows>
       if (masked_score(block.work, block.rows, r, block.span.begin + j, T(0)) == -T(INFINITY)) {
         continue;
       }
-      const auto value = load_up_to<V>(block.values.row[block.first + j] + dim, dims);
+      const auto value = load_up_to<V>(block.values.at(block.first + j) + dim, dims);
       sum = V::fma(V::set1(block.weights[j * kRows + r]), value, sum);
     }
     T* output = outputs + r * DecodeShape<V, kRows>::padded(block.work.value_dim) + dim;
@@ -75,9 +75,9 @@ template <class V, class S, int kRows, int kCols>
     for (int n = 0; n < kCols; ++n) sum.at[r][n] = V::load(sums + (n * kRows + r) * V::kLanes);
   }
   for (std::ptrdiff_t j = begin; j < end; ++j, --pass) {
-    const S* value = block.values.row[block.first + j] + dim;
+    const S* value = block.values.at(block.first + j) + dim;
     if (!kStreamed<V, S, kRows> && pass == 0) {
-      prefetch_row<V>(block.values, block.first + j + block.ahead, block.work.value_dim);
+      prefetch_row(block.values, block.first + j + block.ahead, block.work.value_dim);
       pass = passes;
     }
     typename V::Vec v[kCols];
