@@ -20,22 +20,27 @@ constexpr int kDecodePiece = 64;
 template <class V, class S, int kRows>
 constexpr bool kComputeBound = kRows * sizeof(typename V::Element) > 4 * sizeof(S);
 
-// With few products for a cache line, memory is read as by a plain loop, row after row: the
-// processor's own prefetching brings more than instructions can (they share the few buffers of the
-// L1 cache). More products leave pauses in which it falls asleep.
+// Products for a cache line of keys.
 template <class V, class S, int kRows>
-constexpr bool kStreamed = kRows * 64 <= 2 * V::kLanes * static_cast<int>(sizeof(S));
+constexpr int kLineProducts = kRows * 64 / (V::kLanes * V::kPack * static_cast<int>(sizeof(S)));
 
-// One vector of products for a cache line of keys: it comes sooner if the line that is about to be
-// loaded is also asked for. (Zen 4: 5 % on one thread, 8 % on two; values gain nothing.)
+// With few of them memory is read as by a plain loop, row after row: the processor's own
+// prefetching brings more than instructions can (they share the few buffers of the L1 cache). More
+// products leave pauses in which it falls asleep.
 template <class V, class S, int kRows>
-constexpr bool kOneProduct = kRows * 64 <= V::kLanes * static_cast<int>(sizeof(S));
+constexpr bool kStreamed = kLineProducts<V, S, kRows> <= 2;
+
+// With one, keys come sooner if the line that is about to be loaded is also asked for (Zen 4: 5 %
+// on one thread, 8 % on two); values gain nothing.
+template <class V, class S, int kRows>
+constexpr bool kHinted = kLineProducts<V, S, kRows> <= 1;
 
 // A vector of a key or value. What is streamed comes in time if the processor sees two loads in
-// each cache line (Zen 4: 32 GB/s instead of 18).
+// each cache line (Zen 4: 32 GB/s instead of 18), and so do pairs for 4 rows (6 %).
 template <class V, class S, int kRows, class P>
 [[gnu::always_inline]] inline auto load_token(const P* p) {
-  if constexpr (kStreamed<V, S, kRows> && V::kLanes * sizeof(P) == 64) {
+  constexpr bool kHalves = kLineProducts<V, S, kRows> <= 2 * V::kPack;
+  if constexpr (kHalves && V::kLanes * sizeof(P) == 64) {
     return V::load_halves(p);
   } else {
     return V::load(p);
@@ -184,7 +189,7 @@ template <class V, class S, int kRows>
     std::ptrdiff_t d = 0;
     for (; d + kNumbers <= head_dim; d += kNumbers) {
       add_column(d, [](const S* p) {
-        if (kOneProduct<V, S, kRows>) V::prefetch(p);
+        if (kHinted<V, S, kRows>) V::prefetch(p);
         return load_token<V, S, kRows>(as_operands<V>(p));
       });
     }
