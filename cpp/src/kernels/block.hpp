@@ -83,11 +83,9 @@ class RowStore {
                   std::ptrdiff_t count) const {
     using T = typename V::Element;
     V::transpose(columns);
-    if (dim_stride_ == 1 && type_ == kTypeOf<T> && count == V::kLanes) {
+    if (dim_stride_ == 1 && type_ == kTypeOf<T> && count == V::kLanes && count_ == V::kLanes) {
 #pragma GCC unroll 16
-      for (int r = 0; r < V::kLanes; ++r) {
-        if (r < count_) V::store(static_cast<T*>(row_[r]) + dim, columns[r]);
-      }
+      for (int r = 0; r < V::kLanes; ++r) V::store(static_cast<T*>(row_[r]) + dim, columns[r]);
       return;
     }
     for (int r = 0; r < count_; ++r) {

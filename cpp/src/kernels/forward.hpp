@@ -188,6 +188,16 @@ bool sum_keys(const Work& work, const RowBlock<typename V::Element, kVecs * V::k
   return true;
 }
 
+// The rows that will be written lie in the L2 cache by then.
+template <class V>
+void prefetch_output(const Work& work) {
+  const std::ptrdiff_t bytes = work.value_dim * element_bytes(work.output.type);
+  for (int r = 0; r < work.num_rows; ++r) {
+    const auto* row = static_cast<const unsigned char*>(row_pointer(work, work.output, r));
+    for (std::ptrdiff_t at = 0; at < bytes; at += 64) V::prefetch(row + at);
+  }
+}
+
 template <class V, int kVecs>
 void forward_block(const Work& work, void* memory) {
   using T = typename V::Element;
@@ -201,6 +211,7 @@ void forward_block(const Work& work, void* memory) {
     load_query_pairs<V, kVecs>(work, rows, scratch.queries);
   }
 
+  prefetch_output<V>(work);
   Sums<V, kVecs> total(scratch.outputs, work.value_dim);
   Sums<V, kVecs> chunk(scratch.chunk_outputs, work.value_dim);
   bool any = false;
