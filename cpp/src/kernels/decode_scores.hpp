@@ -77,6 +77,7 @@ struct BlockRows {
 template <class V, class S, int kRows>
 void find_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t dims,
                BlockRows<V, S, kRows>& rows) {
+  static_assert(sizeof(S) > 1 || !kStreamed<V, S, kRows>, "rows with scales are all listed");
   const S* data = static_cast<const S*>(tokens.data);
   const bool dense = tokens.dim_stride == 1 || dims == 1;
   const bool follow = kStreamed<V, S, kRows> && dense && !tokens.pages;
