@@ -49,6 +49,12 @@ def _watchdog(pytestconfig: pytest.Config) -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
+def _use_if_there(name: str) -> Iterator[str]:
+    if name not in cpuattn.isas():
+        pytest.skip(f"this CPU has no {name}")
+    yield from _use(name)
+
+
 def _use(name: str) -> Iterator[str]:
     one = np.ones((1, 1), np.float32)
     before = cpuattn.explain(one, one, one)["isa"]
@@ -57,8 +63,12 @@ def _use(name: str) -> Iterator[str]:
     _core._use_isa(before)
 
 
-# avx512_bf16 has kernels of its own for bfloat16 only: test_bfloat16_products.py.
-@pytest.fixture(params=[name for name in cpuattn.isas() if name != "avx512_bf16"])
+# These have kernels of their own for narrow numbers only, with tests of their own:
+# test_int8_products.py and test_bfloat16_products.py. All else is avx512.
+PRODUCTS = {"avx512_vnni", "avx512_bf16"}
+
+
+@pytest.fixture(params=[name for name in cpuattn.isas() if name not in PRODUCTS])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once with each instruction set that this CPU has."""
     yield from _use(request.param)
@@ -67,10 +77,13 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def bfloat16_isa() -> Iterator[str]:
     """Run the test with the instruction set that multiplies bfloat16, or skip it."""
-    name = "avx512_bf16"
-    if name not in cpuattn.isas():
-        pytest.skip("this CPU does not multiply bfloat16")
-    yield from _use(name)
+    yield from _use_if_there("avx512_bf16")
+
+
+@pytest.fixture
+def int8_isa() -> Iterator[str]:
+    """Run the test with the instruction set that multiplies int8, or skip it."""
+    yield from _use_if_there("avx512_vnni")
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

@@ -101,7 +101,8 @@ else
     cp -r python/cpuattn "$dir/cpuattn"
     cp "$dir"/_core*.so "$dir/cpuattn/"
     CPUATTN_ISA=avx512 PYTHONPATH=$dir "$python" -m pytest -q -p no:cacheprovider \
-      -k "avx512 or bfloat16_products" tests/test_bfloat16_products.py \
+      -k "avx512 or bfloat16_products or int8_products" \
+      tests/test_bfloat16_products.py tests/test_int8_products.py \
       tests/test_attention*.py tests/test_dtypes.py tests/test_varlen.py tests/test_poison.py \
       tests/test_weights.py tests/test_merge.py
     echo "PASSED AVX-512 emulated, from Python"

@@ -53,6 +53,15 @@ for dtype, at_end in itertools.product((np.float32, np.float64), (True, False)):
                 np.testing.assert_array_equal(out, expected)
                 weights = cpuattn.attention_weights(*safe[:2], **safe_options)
                 assert weights.shape == (2, queries, keys)
+            for narrow in ("f2", "i1") if dtype == np.float32 else ():
+                tokens = [(20 * x).astype(narrow) for x in arrays[1:]]
+                names = ("key_scale", "value_scale") if narrow == "i1" else ()
+                scales = {{name: rng.random((1, keys), np.float32) for name in names}}
+                expected = cpuattn.attention(arrays[0], *tokens, **scales)
+                safe = [guarded(x, at_end) for x in (arrays[0], *tokens)]
+                safe_scales = {{name: guarded(x, at_end) for name, x in scales.items()}}
+                got = cpuattn.attention(*safe, **safe_scales)
+                np.testing.assert_array_equal(got, expected)
 print("done")
 """
 

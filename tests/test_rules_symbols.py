@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CMAKE = re.sub(r"#[^\n]*", "", (ROOT / "CMakeLists.txt").read_text())
 MACHINES = {"scalar": None, "avx2": "x86_64", "avx512": "x86_64"}
-MACHINES |= {"avx512_bf16": "x86_64", "neon": "aarch64"}
+MACHINES |= {"avx512_vnni": "x86_64", "avx512_bf16": "x86_64", "neon": "aarch64"}
 
 
 def flags(isa: str) -> list[str]:

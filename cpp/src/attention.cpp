@@ -93,6 +93,13 @@ bool has_bfloat16_products(const Call& call) {
          call.value.dtype == kNarrow && (!call.output || call.output.dtype == kNarrow);
 }
 
+// Few rows over an int8 cache likewise.
+bool has_int8_products(const Call& call, const Plan& plan) {
+  const Int8Kernels* const int8 = current_isa().int8;
+  return int8 && plan.decode && call.key.dtype == DType::kInt8 &&
+         call.shapes.head_dim <= int8->most_head_dim;
+}
+
 // What a thread may use: half of it for its own work, and what is left for results that wait.
 constexpr std::size_t kThreadBytes = std::size_t{2} << 20;
 
@@ -121,18 +128,28 @@ int threads_for(const Options& options) {
   return usable_threads(options.num_threads > 0 ? options.num_threads : default_threads());
 }
 
+// The sums of attention_weights, pairs of a base and a sum, are those of its own products.
+void choose_kernel(Run& run, bool raw_sums) {
+  const Isa& isa = current_isa();
+  const bool decode = run.plan.decode;
+  run.raw_sums = raw_sums;
+  run.kernel = decode ? run.kernels.decode : run.kernels.forward;
+  run.kernel_scratch = decode ? run.kernels.decode_scratch : run.kernels.forward_scratch;
+  if (raw_sums) return;
+  if (has_bfloat16_products(run.call)) {
+    run.kernel = decode ? isa.bfloat16->decode : isa.bfloat16->forward;
+  } else if (has_int8_products(run.call, run.plan)) {
+    run.kernel = isa.int8->decode;
+    run.kernel_scratch = isa.int8->decode_scratch;
+  }
+}
+
 void attend(const Call& call, const PlanShape& shape, const Options& options, bool raw_sums) {
   const Kernels& kernels = kernels_for(call.dtype);
   const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
   if (plan.work_items == 0) return;
   Run run{call, kernels, plan, shape};
-  run.kernel = plan.decode ? kernels.decode : kernels.forward;
-  // The sums of attention_weights are those of its own products.
-  if (has_bfloat16_products(call) && !raw_sums) {
-    const BFloat16Kernels& bfloat16 = *current_isa().bfloat16;
-    run.kernel = plan.decode ? bfloat16.decode : bfloat16.forward;
-  }
-  run.raw_sums = raw_sums;
+  choose_kernel(run, raw_sums);
   lay_out(run);
   const std::size_t own = run.thread_bytes * static_cast<std::size_t>(plan.threads);
   const Scratch scratch(own + plan.partial_bytes);
@@ -183,17 +200,23 @@ std::vector<unsigned char> find_sums(Call& call, const Options& options) {
   return sums;
 }
 
+const char* products_of(const Call& call, const PlanShape& shape, const Plan& plan) {
+  if (call.dtype == DType::kFloat64) return "float64";
+  if (has_bfloat16_products(call)) return "bfloat16";
+  const bool int8 = has_int8_products(call, plan);
+  return int8 && shape.rows() >= current_isa().int8->least_rows ? "int8" : "float32";
+}
+
 Explanation explain_pass(const Call& call, const PlanShape& shape, const Options& options) {
   const Kernels& kernels = kernels_for(call.dtype);
   const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
   Explanation e;
   e.isa = current_isa().name;
-  e.products = has_bfloat16_products(call)     ? "bfloat16"
-               : call.dtype == DType::kFloat64 ? "float64"
-                                               : "float32";
+  e.products = products_of(call, shape, plan);
   e.kernel = plan.work_items == 0 ? "empty" : plan.decode ? "decode" : "forward";
   if (plan.work_items == 0) return e;
   Run run{call, kernels, plan, shape};
+  choose_kernel(run, false);
   lay_out(run);
   e.query_block = plan.query_block;
   e.key_block = plan.decode ? kernels.decode_block : kernels.key_block;
@@ -234,6 +257,7 @@ void attention_weights(const View& query, const View& key, const View& output, W
   if (plan.split) plan = unsplit(plan);
   Run run{call, kernels, plan, shape};
   run.kernel = kernels.weights;
+  run.kernel_scratch = kernels.forward_scratch;
   run.stage = static_cast<Stage>(stage);
   lay_out(run);
   const Scratch scratch(run.thread_bytes * static_cast<std::size_t>(plan.threads));

@@ -39,13 +39,15 @@ CpuFeatures detect() {
   const unsigned state = saved_state();
   features.avx2_fma = all(seven.ebx, kAvx2) && all(state, kYmmState);
 #ifdef CPUATTN_EMULATE_AVX512
-  features.avx512 = features.avx512_bf16 = features.avx2_fma;
+  features.avx512 = features.avx512_vnni = features.avx512_bf16 = features.avx2_fma;
   return features;
 #endif
   features.avx512 =
       features.avx2_fma && all(seven.ebx, kF | kDq | kBw | kVl) && all(state, kZmmState);
+  constexpr unsigned kVnni = 1u << 11;
+  features.avx512_vnni = features.avx512 && all(seven.ecx, kVnni);
   constexpr unsigned kBf16 = 1u << 5;  // of leaf 7, subleaf 1; all 0 where that does not exist
-  features.avx512_bf16 = features.avx512 && all(cpuid(7, 1).eax, kBf16);
+  features.avx512_bf16 = features.avx512_vnni && all(cpuid(7, 1).eax, kBf16);
   return features;
 }
 #else

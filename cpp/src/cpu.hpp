@@ -7,6 +7,7 @@ namespace cpuattn {
 struct CpuFeatures {
   bool avx2_fma = false;
   bool avx512 = false;  // F, VL, BW and DQ: what avx512.cpp is compiled for
+  bool avx512_vnni = false;
   bool avx512_bf16 = false;
   bool neon = false;
 };

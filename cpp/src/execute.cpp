@@ -229,8 +229,7 @@ std::size_t align(std::size_t bytes) {
 void lay_out(Run& run) {
   const Plan& plan = run.plan;
   const int rows = static_cast<int>(std::min(plan.query_block, run.shape.rows()));
-  const auto scratch = plan.decode ? run.kernels.decode_scratch : run.kernels.forward_scratch;
-  run.kernel_bytes = align(scratch(run.shape.head_dim, run.shape.value_dim, rows));
+  run.kernel_bytes = align(run.kernel_scratch(run.shape.head_dim, run.shape.value_dim, rows));
   run.thread_bytes = run.kernel_bytes + plan.part_bytes;
 }
 

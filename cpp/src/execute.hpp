@@ -15,7 +15,10 @@ struct Run {
   const Kernels& kernels;
   const Plan& plan;
   const PlanShape& shape;
-  void (*kernel)(const Work&, void* scratch) = nullptr;  // what runs the items
+  // What runs the items, and the memory that it takes for so many rows.
+  void (*kernel)(const Work&, void* scratch) = nullptr;
+  std::size_t (*kernel_scratch)(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim,
+                                int rows) = nullptr;
   Stage stage = Stage::kWeights;
   bool raw_sums = false;              // for attention_weights: lse holds pairs (base, sum)
   unsigned char* scratch = nullptr;   // of all threads

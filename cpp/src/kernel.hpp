@@ -203,12 +203,22 @@ struct BFloat16Kernels {
   double (*multiply_add)(std::ptrdiff_t rounds, std::ptrdiff_t* operations);
 };
 
-// What an ISA file exports: its one symbol. (Or BFloat16Kernels, which complete another's.)
+// The decode kernel for int8 keys and values, multiplied as they are with numbers of three digits.
+struct Int8Kernels {
+  std::ptrdiff_t least_rows;     // of an item; with fewer they are converted after all
+  std::ptrdiff_t most_head_dim;  // over which integers of 32 bits hold the sums
+  void (*decode)(const Work&, void* scratch);
+  std::size_t (*decode_scratch)(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int rows);
+};
+
+// What an ISA file exports: its one symbol. (Or the kernels of a narrow type, which complete those
+// of another ISA.)
 struct Isa {
   const char* name;
   Kernels float32;
   Kernels float64;
   const BFloat16Kernels* bfloat16 = nullptr;  // none: bfloat16 is converted to float32
+  const Int8Kernels* int8 = nullptr;          // none: so is int8
 };
 
 }  // namespace cpuattn

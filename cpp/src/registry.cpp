@@ -15,6 +15,9 @@ extern const Isa avx2_isa;
 #if defined(CPUATTN_HAVE_AVX512)
 extern const Isa avx512_isa;
 #endif
+#if defined(CPUATTN_HAVE_AVX512_VNNI)
+extern const Int8Kernels avx512_vnni_kernels;
+#endif
 #if defined(CPUATTN_HAVE_AVX512_BF16)
 extern const BFloat16Kernels avx512_bf16_kernels;
 #endif
@@ -29,9 +32,17 @@ struct Level {
   bool runs_here;
 };
 
+#if defined(CPUATTN_HAVE_AVX512_VNNI)
+const Isa& avx512_vnni_isa() {
+  static const Isa isa{"avx512_vnni", avx512_isa.float32, avx512_isa.float64, nullptr,
+                       &avx512_vnni_kernels};
+  return isa;
+}
+#endif
 #if defined(CPUATTN_HAVE_AVX512_BF16)
 const Isa& avx512_bf16_isa() {
-  static const Isa isa{"avx512_bf16", avx512_isa.float32, avx512_isa.float64, &avx512_bf16_kernels};
+  static const Isa isa{"avx512_bf16", avx512_isa.float32, avx512_isa.float64, &avx512_bf16_kernels,
+                       &avx512_vnni_kernels};
   return isa;
 }
 #endif
@@ -42,6 +53,9 @@ std::vector<Level> levels() {
   return {
 #if defined(CPUATTN_HAVE_AVX512_BF16)
       {&avx512_bf16_isa(), cpu.avx512_bf16},
+#endif
+#if defined(CPUATTN_HAVE_AVX512_VNNI)
+      {&avx512_vnni_isa(), cpu.avx512_vnni},
 #endif
 #if defined(CPUATTN_HAVE_AVX512)
       {&avx512_isa, cpu.avx512},

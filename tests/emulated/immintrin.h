@@ -74,6 +74,17 @@ ToVec convert_lanes(FromVec v) {
   return to.vec();
 }
 
+// To the nearest, ties to even; what has no place in 32 bits becomes the lowest number.
+inline Integers round_lanes(Floats v) {
+  const Lanes<float, Floats> from(v);
+  Lanes<std::int32_t, Integers> to;
+  for (int i = 0; i < to.kCount; ++i) {
+    const float rounded = std::nearbyint(from.at[i]);
+    to.at[i] = std::fabs(rounded) < 0x1p31f ? static_cast<std::int32_t>(rounded) : INT32_MIN;
+  }
+  return to.vec();
+}
+
 inline Floats widen_halves(__m256i v) {
   const Lanes<__m128i, __m256i> from(v);
   Lanes<__m256, Floats> to;
@@ -142,6 +153,7 @@ inline Integers narrow_two(Floats high, Floats low) {
 #define _mm512_mask_storeu_ps(p, mask, v) emulated::store_masked(p, mask, v)
 #define _mm512_mask_storeu_pd(p, mask, v) emulated::store_masked(p, mask, v)
 #define _mm_maskz_loadu_epi8(mask, p) emulated::load_masked<__m128i>(mask, p)
+#define _mm256_maskz_loadu_epi8(mask, p) emulated::load_masked<__m256i>(mask, p)
 #define _mm_test_epi8_mask(a, b) emulated::test_bytes(a, b)
 #define _mm512_reduce_ps(v, rounding) emulated::reduce<float>(v)
 #define _mm512_reduce_pd(v, rounding) emulated::reduce<double>(v)
@@ -152,6 +164,7 @@ inline Integers narrow_two(Floats high, Floats low) {
 #define _mm512_cvtepi8_epi32(v) \
   emulated::convert_lanes<std::int32_t, std::int8_t, emulated::Integers>(v)
 #define _mm512_cvtepi32_ps(v) emulated::convert_lanes<float, std::int32_t, emulated::Floats>(v)
+#define _mm512_cvtps_epi32(v) emulated::round_lanes(v)
 #define _mm512_cvtepi32_epi16(v) \
   emulated::convert_lanes<std::uint16_t, std::uint32_t, __m256i>(v)
 #undef _mm512_dpbf16_ps

@@ -3,6 +3,7 @@
 
 #include "convert.hpp"
 #include "decode.hpp"
+#include "decode_int8.hpp"
 #include "forward.hpp"
 #include "merge.hpp"
 #include "peak.hpp"
@@ -40,6 +41,11 @@ constexpr Isa bind_isa(const char* name) {
 template <class V>
 constexpr BFloat16Kernels bind_bfloat16() {
   return {forward<V>, decode<V>, multiply_add<V>};
+}
+
+template <class V>
+constexpr Int8Kernels bind_int8() {
+  return {kInt8LeastRows, kInt8MostHeadDim, decode_int8<V>, int8_scratch<V>};
 }
 
 }  // namespace

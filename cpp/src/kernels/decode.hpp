@@ -114,19 +114,13 @@ void clear(const Partial& sums, std::ptrdiff_t padded) {
   }
 }
 
-// The largest scores, the sums of weights and the weighted values of the block that starts at
-// `begin`. False: stopped.
+// The largest scores, the sums of weights and the weighted values of the keys of a block that some
+// row may see, before which `offset` others lie.
 template <class V, class S, int kRows>
-bool sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
-               std::ptrdiff_t begin, const DecodeScratch<V, kRows>& scratch, const Partial& sums) {
+void sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& rows, KeySpan span,
+               std::ptrdiff_t offset, const DecodeScratch<V, kRows>& scratch, const Partial& sums) {
   using T = typename V::Element;
-  if (work.should_stop && work.should_stop(work.stop_context)) return false;
-  const KeySpan span = cover_block(work, rows, begin, begin + kDecodeBlock);
-  clear<V, kRows>(sums, DecodeShape<V, kRows>::padded(work.value_dim));
-  if (span.cover == Cover::kNone) return true;
-
   BlockRows<V, S, kRows> found;
-  const std::ptrdiff_t offset = span.begin - begin;
   T* const scores = scratch.scores + offset * kRows;
   T* const max = static_cast<T*>(sums.row_base);
   find_rows(work.key, span.begin, span.end, work.head_dim, found);
@@ -136,7 +130,8 @@ bool sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& row
     score_piece<V, S, kRows>(found, first, piece.size(), work.head_dim, scratch.queries,
                              query_factor<T>(work), scores + first * kRows);
   });
-  const std::ptrdiff_t filled = finish_scores<V, kRows>(work, rows, span, offset, scratch.scores);
+  const std::ptrdiff_t filled =
+      finish_scores<V, kRows>(work, rows, 0, span, offset, scratch.scores);
   find_largest<V, kRows>(scratch.scores, filled, max);
   weigh_scores<V, kRows>(scratch.scores, filled, max, static_cast<T*>(sums.row_sum));
   const bool check = span.cover != Cover::kAll || work.bias.type != ElementType::kNone;
@@ -150,7 +145,33 @@ bool sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& row
     const DecodeValues<V, S, kRows> block{work, rows, piece, found, first, weights, ahead, check};
     accumulate_decode(block, scratch.sums, static_cast<T*>(sums.output));
   });
-  return true;
+}
+
+// All blocks of the work in order: sum_block(begin of a block, its results), false if stopped. The
+// results of a block wait in block_outputs to be merged into outputs.
+template <class V, int kRows, class SumBlock>
+void decode_blocks(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
+                   typename V::Element* outputs, typename V::Element* block_outputs,
+                   SumBlock sum_block) {
+  using T = typename V::Element;
+  const std::ptrdiff_t padded = DecodeShape<V, kRows>::padded(work.value_dim);
+  T total_max[kRows], total_sum[kRows], block_max[kRows], block_sum[kRows];
+  const Partial total{outputs, total_max, total_sum};
+  const Partial block{block_outputs, block_max, block_sum};
+  bool any = false;
+  for (std::ptrdiff_t begin = work.key_begin; begin < rows.hi_max; begin += kDecodeBlock) {
+    if (begin + kDecodeBlock <= rows.lo_min) continue;
+    if (work.should_stop && work.should_stop(work.stop_context)) return;
+    const Partial& sums = any ? block : total;
+    const KeySpan span = cover_block(work, rows, begin, begin + kDecodeBlock);
+    clear<V, kRows>(sums, padded);
+    if (span.cover != Cover::kNone) sum_block(span, span.begin - begin, sums);
+    if (any) merge<V>(total, block, kRows, padded);
+    any = true;
+  }
+  if (!any) clear<V, kRows>(total, padded);
+  if (work.sinks && work.normalise) add_sinks<V>(work, total, padded);
+  store_decode<V, kRows>(work, total, padded);
 }
 
 template <class V, class S, int kRows>
@@ -158,24 +179,13 @@ void decode_rows(const Work& work, void* memory) {
   using T = typename V::Element;
   ScratchCutter cut(memory);
   const DecodeScratch<V, kRows> scratch(cut, work.head_dim, work.value_dim);
-  const std::ptrdiff_t padded = DecodeShape<V, kRows>::padded(work.value_dim);
   RowBlock<T, kRows> rows;
   describe_rows(work, rows);
   load_decode_queries<V, kRows>(work, rows, scratch.queries);
-
-  T total_max[kRows], total_sum[kRows], block_max[kRows], block_sum[kRows];
-  const Partial total{scratch.outputs, total_max, total_sum};
-  const Partial block{scratch.block_outputs, block_max, block_sum};
-  bool any = false;
-  for (std::ptrdiff_t begin = work.key_begin; begin < rows.hi_max; begin += kDecodeBlock) {
-    if (begin + kDecodeBlock <= rows.lo_min) continue;
-    if (!sum_block<V, S, kRows>(work, rows, begin, scratch, any ? block : total)) return;
-    if (any) merge<V>(total, block, kRows, padded);
-    any = true;
-  }
-  if (!any) clear<V, kRows>(total, padded);
-  if (work.sinks && work.normalise) add_sinks<V>(work, total, padded);
-  store_decode<V, kRows>(work, total, padded);
+  decode_blocks<V, kRows>(work, rows, scratch.outputs, scratch.block_outputs,
+                          [&](KeySpan span, std::ptrdiff_t offset, const Partial& sums) {
+                            sum_block<V, S, kRows>(work, rows, span, offset, scratch, sums);
+                          });
 }
 
 template <class V, int kRows = 1, class S>

@@ -13,10 +13,12 @@
 namespace cpuattn {
 namespace {
 
-// Softcap, bias and masks over the span; -inf for the keys of the block around it. `offset` keys
-// lie before the span. Returns how many scores there are, a multiple of kTile.
-template <class V, int kRows>
-std::ptrdiff_t finish_scores(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
+// Softcap, bias and masks over the span, for kRows rows from first_row on; -inf for the keys of the
+// block around it. `offset` keys lie before the span. Returns how many scores there are, a multiple
+// of kTile.
+template <class V, int kRows, int kBlockRows>
+std::ptrdiff_t finish_scores(const Work& work,
+                             const RowBlock<typename V::Element, kBlockRows>& rows, int first_row,
                              KeySpan span, std::ptrdiff_t offset, typename V::Element* scores) {
   using T = typename V::Element;
   constexpr int kTile = DecodeShape<V, kRows>::kTile;
@@ -30,7 +32,8 @@ std::ptrdiff_t finish_scores(const Work& work, const RowBlock<typename V::Elemen
   if (span.cover != Cover::kAll || work.bias.type != ElementType::kNone || work.alibi_slopes) {
     for (std::ptrdiff_t i = begin; i < end; ++i) {
       const std::ptrdiff_t key = span.begin + (i - begin) / kRows;
-      scores[i] = masked_score(work, rows, static_cast<int>(i % kRows), key, scores[i]);
+      const int row = first_row + static_cast<int>(i % kRows);
+      scores[i] = masked_score(work, rows, row, key, scores[i]);
     }
   }
   for (std::ptrdiff_t i = 0; i < begin; ++i) scores[i] = -T(INFINITY);
