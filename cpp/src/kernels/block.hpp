@@ -33,10 +33,9 @@ T query_factor(const Work& work) {
 template <class V, int kVecs>
 void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
                   typename V::Element factor, typename V::Element* queries) {
-  using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
   const std::ptrdiff_t stride = work.query.dim_stride;
-  const bool plain = stride == 1 && work.query.type == kTypeOf<T>;
+  const std::ptrdiff_t bytes = stride * element_bytes(work.query.type);
   const auto scale = V::set1(factor);
   for (int n = 0; n < kRows; n += V::kLanes) {
     // The rows after these are asked for while these are turned.
@@ -44,16 +43,18 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
     for (std::ptrdiff_t d = 0; d < work.head_dim; d += V::kLanes) {
 #pragma GCC unroll 16
       for (int r = 0; r < V::kLanes; ++r) {
-        V::prefetch(rows.query[next + r] + d * std::ptrdiff_t(sizeof(T)) * stride);
+        V::prefetch(rows.query[next + r] + d * bytes);
       }
       const std::ptrdiff_t rest = work.head_dim - d;
       const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
       typename V::Vec square[V::kLanes];
-      if (plain && count == V::kLanes) {
+      if (stride == 1 && count == V::kLanes) {
+        with_type<V>(work.query.type, rows.query[n], [&](const auto* first) {
 #pragma GCC unroll 16
-        for (int r = 0; r < V::kLanes; ++r) {
-          square[r] = V::load(reinterpret_cast<const T*>(rows.query[n + r]) + d);
-        }
+          for (int r = 0; r < V::kLanes; ++r) {
+            square[r] = V::load(reinterpret_cast<decltype(first)>(rows.query[n + r]) + d);
+          }
+        });
       } else {
         for (int r = 0; r < V::kLanes; ++r) {
           square[r] = load_row<V>(rows.query[n + r], work.query.type, stride, d, count);
@@ -81,12 +82,14 @@ class RowStore {
   }
   void operator()(typename V::Vec (&columns)[V::kLanes], std::ptrdiff_t dim,
                   std::ptrdiff_t count) const {
-    using T = typename V::Element;
     V::transpose(columns);
-    if (dim_stride_ == 1 && type_ == kTypeOf<T> && count == V::kLanes && count_ == V::kLanes) {
+    if (dim_stride_ == 1 && count == V::kLanes && count_ == V::kLanes) {
+      return with_result_type<V>(type_, row_[0], [&](auto* first) {
 #pragma GCC unroll 16
-      for (int r = 0; r < V::kLanes; ++r) V::store(static_cast<T*>(row_[r]) + dim, columns[r]);
-      return;
+        for (int r = 0; r < V::kLanes; ++r) {
+          V::store(static_cast<decltype(first)>(row_[r]) + dim, columns[r]);
+        }
+      });
     }
     for (int r = 0; r < count_; ++r) {
       store_row<V>(row_[r], type_, dim_stride_, dim, columns[r], count);

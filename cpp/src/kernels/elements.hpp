@@ -43,6 +43,17 @@ template <class V, class F>
   return f(static_cast<const T*>(data));
 }
 
+// Likewise for results, which are no integers.
+template <class V, class F>
+[[gnu::always_inline]] inline void with_result_type(ElementType type, void* data, F f) {
+  using T = typename V::Element;
+  if constexpr (sizeof(T) == 4) {
+    if (type == ElementType::kFloat16) return f(static_cast<Float16*>(data));
+    if (type == ElementType::kBFloat16) return f(static_cast<BFloat16*>(data));
+  }
+  f(static_cast<T*>(data));
+}
+
 // The first n elements, 0 <= n <= kLanes, and zeros.
 template <class V>
 typename V::Vec load_first(const typename V::Element* p, std::ptrdiff_t n) {
@@ -116,16 +127,9 @@ void store_strided(S* p, std::ptrdiff_t stride, typename V::Vec values, std::ptr
 template <class V>
 [[gnu::noinline]] void store_row(void* row, ElementType type, std::ptrdiff_t stride,
                                  std::ptrdiff_t dim, typename V::Vec values, std::ptrdiff_t count) {
-  using T = typename V::Element;
-  if constexpr (sizeof(T) == 4) {
-    if (type == ElementType::kFloat16) {
-      return store_strided<V>(static_cast<Float16*>(row) + dim * stride, stride, values, count);
-    }
-    if (type == ElementType::kBFloat16) {
-      return store_strided<V>(static_cast<BFloat16*>(row) + dim * stride, stride, values, count);
-    }
-  }
-  store_strided<V>(static_cast<T*>(row) + dim * stride, stride, values, count);
+  with_result_type<V>(type, row, [&](auto* first) {
+    store_strided<V>(first + dim * stride, stride, values, count);
+  });
 }
 
 }  // namespace
