@@ -237,6 +237,33 @@ def test_sinks_and_slopes_of_narrow_dtypes(narrow: np.dtype[Any]) -> None:
     same_bits(cpuattn.attention(query, key, value, sinks=numbers, alibi_slopes=numbers), expected)
 
 
+@pytest.mark.parametrize("queries", [63, 64, 65, 95, 96, 97, 127, 128, 129, 150])
+@pytest.mark.parametrize(
+    "names", [(), ("causal",), ("mask", "bias"), ("lengths", "window")], ids=str
+)
+def test_blocks_side_by_side(queries: int, names: tuple[str, ...]) -> None:
+    """Two blocks of queries share what is converted: the bits of blocks that convert nothing."""
+    shape = Shape(queries, 800, head_dim=40, value_dim=24, heads=4)
+    case = make_case(shape, np.float32, names)
+    query, key, value = case.arrays
+    half = key.astype(np.float16), value.astype(np.float16)
+    dense = tuple(x.astype(np.float32) for x in half)
+    expected = cpuattn.attention(query, *dense, **case.options, return_lse=True)
+    for got, same in zip(
+        cpuattn.attention(query, *half, **case.options, return_lse=True), expected, strict=True
+    ):
+        same_bits(got, same)
+
+
+def test_the_plan_tells_of_two_blocks() -> None:
+    query, key, value = make_case(Shape(256, 300, head_dim=16, heads=8, kv_heads=8)).arrays
+    half = key.astype(np.float16), value.astype(np.float16)
+    one = cpuattn.explain(query, key, value, num_threads=1)["query_block"]
+    assert cpuattn.explain(query, *half, num_threads=1)["query_block"] == 2 * one
+    few = query[:, :, : 2 * one - 1]
+    assert cpuattn.explain(few, *half, num_threads=1)["query_block"] == one
+
+
 def test_byte_swapped_float16() -> None:
     arrays = [x.astype(np.float16) for x in make_case(SHAPES[1]).arrays]
     swapped = [x.astype(">f2") for x in arrays]

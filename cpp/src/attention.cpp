@@ -104,8 +104,8 @@ bool has_int8_products(const Call& call, const Plan& plan) {
 constexpr std::size_t kThreadBytes = std::size_t{2} << 20;
 
 // Wide heads take fewer rows at a time. Some 2000 dims fit with the fewest.
-PlanLimits plan_limits(const Kernels& kernels, const PlanShape& shape) {
-  PlanLimits limits{kernels.lanes, kernels.query_block, kernels.decode_rows, kernels.key_block,
+PlanLimits plan_limits(const Kernels& kernels, const PlanShape& shape, int query_block) {
+  PlanLimits limits{kernels.lanes, query_block, kernels.decode_rows, kernels.key_block,
                     kernels.decode_block};
   const auto own_bytes = [&](int rows, auto scratch) {
     return scratch(shape.head_dim, shape.value_dim, rows) +
@@ -122,6 +122,15 @@ PlanLimits plan_limits(const Kernels& kernels, const PlanShape& shape) {
   const std::size_t rest = own < kThreadBytes ? kThreadBytes - own : 0;
   limits.partial_bytes = std::min(limits.partial_bytes, rest);
   return limits;
+}
+
+// Two blocks of queries share what is made for them: keys and values of a narrow type are
+// converted, or pairs of them interleaved, and pages copied.
+PlanLimits plan_limits(const Call& call, const PlanShape& shape) {
+  const Kernels& kernels = kernels_for(call.dtype);
+  const bool converts = call.key.dtype != call.dtype || call.pages.table;
+  const bool pairs = converts && shape.rows() >= kernels.pair_block;
+  return plan_limits(kernels, shape, pairs ? kernels.pair_block : kernels.query_block);
 }
 
 int threads_for(const Options& options) {
@@ -146,7 +155,7 @@ void choose_kernel(Run& run, bool raw_sums) {
 
 void attend(const Call& call, const PlanShape& shape, const Options& options, bool raw_sums) {
   const Kernels& kernels = kernels_for(call.dtype);
-  const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
+  const Plan plan = make_plan(shape, plan_limits(call, shape), threads_for(options));
   if (plan.work_items == 0) return;
   Run run{call, kernels, plan, shape};
   choose_kernel(run, raw_sums);
@@ -209,7 +218,7 @@ const char* products_of(const Call& call, const PlanShape& shape, const Plan& pl
 
 Explanation explain_pass(const Call& call, const PlanShape& shape, const Options& options) {
   const Kernels& kernels = kernels_for(call.dtype);
-  const Plan plan = make_plan(shape, plan_limits(kernels, shape), threads_for(options));
+  const Plan plan = make_plan(shape, plan_limits(call, shape), threads_for(options));
   Explanation e;
   e.isa = current_isa().name;
   e.products = products_of(call, shape, plan);
@@ -250,7 +259,7 @@ void attention_weights(const View& query, const View& key, const View& output, W
   if (stage == WeightStage::kWeights) sums = find_sums(call, options);
   const Kernels& kernels = kernels_for(call.dtype);
   const PlanShape shape = plan_shape(call);
-  PlanLimits limits = plan_limits(kernels, shape);
+  PlanLimits limits = plan_limits(kernels, shape, kernels.query_block);
   limits.decode_rows = 0;  // always queries in the lanes
   Plan plan = make_plan(shape, limits, threads_for(options));
   if (plan.work_items == 0) return;

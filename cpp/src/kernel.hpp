@@ -173,7 +173,8 @@ struct Conversion {
 // The kernels of one ISA for one type to compute in.
 struct Kernels {
   int lanes;         // elements per vector
-  int query_block;   // most rows of a forward or weights item
+  int query_block;   // most rows of a weights item, or of a forward one that converts nothing
+  int pair_block;    // most rows of a forward item: two blocks share what is converted
   int decode_rows;   // most rows of a decode item
   int key_block;     // keys per softmax update of the forward kernel
   int decode_block;  // keys in a chunk of the decode kernel

@@ -17,6 +17,7 @@ constexpr Kernels bind_kernels() {
   Kernels kernels{};
   kernels.lanes = V::kLanes;
   kernels.query_block = V::kBlockVecs * V::kLanes;
+  kernels.pair_block = 2 * kernels.query_block;
   kernels.decode_rows = kDecodeRows;
   kernels.key_block = kKeyBlock;
   kernels.decode_block = kDecodeBlock;

@@ -147,6 +147,34 @@ template <class V, int kVecs, int kKeys, bool kFirst>
   }
 }
 
+// Keys or values that were made dense for one block of queries, and serve the next one if it wants
+// the same.
+template <class V>
+class SharedRows {
+ public:
+  explicit SharedRows(Operand<V>* copy) : copy_(copy) {}
+
+  // make(copy): the rows [begin, end) from `dim` on, of the values or else the keys.
+  template <class Make>
+  DenseRows<Operand<V>> get(bool values, std::ptrdiff_t begin, std::ptrdiff_t end,
+                            std::ptrdiff_t dim, Make make) {
+    if (values != values_ || begin != begin_ || end != end_ || dim != dim_) {
+      rows_ = make(copy_);
+      values_ = values;
+      begin_ = begin;
+      end_ = end;
+      dim_ = dim;
+    }
+    return rows_;
+  }
+
+ private:
+  Operand<V>* copy_;
+  DenseRows<Operand<V>> rows_{};
+  bool values_ = false;
+  std::ptrdiff_t begin_ = -1, end_ = -1, dim_ = -1;
+};
+
 template <class V>
 DenseRows<Operand<V>> key_rows(const Tokens& tokens, std::ptrdiff_t begin, std::ptrdiff_t end,
                                std::ptrdiff_t dim, std::ptrdiff_t dims, Operand<V>* copy) {
@@ -160,7 +188,7 @@ DenseRows<Operand<V>> key_rows(const Tokens& tokens, std::ptrdiff_t begin, std::
 // row in `max`, if it is given.
 template <class V, int kVecs>
 void score_block(const Work& work, std::ptrdiff_t begin, std::ptrdiff_t count,
-                 const Operand<V>* queries, Operand<V>* copy, typename V::Element* scores,
+                 const Operand<V>* queries, SharedRows<V>& shared, typename V::Element* scores,
                  typename V::Element* max) {
   using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
@@ -168,7 +196,9 @@ void score_block(const Work& work, std::ptrdiff_t begin, std::ptrdiff_t count,
   std::ptrdiff_t d = 0;
   do {  // once even if there are no dims: all scores are 0
     const std::ptrdiff_t dims = slice_dims(work.head_dim - d);
-    const auto keys = key_rows<V>(work.key, begin, begin + count, d, dims, copy);
+    const auto keys = shared.get(false, begin, begin + count, d, [&](Operand<V>* copy) {
+      return key_rows<V>(work.key, begin, begin + count, d, dims, copy);
+    });
     const bool last = d + dims == work.head_dim;
     const T factor = last ? query_factor<T>(work) : T(1);
     for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(0, count, [&](auto size, std::ptrdiff_t j) {

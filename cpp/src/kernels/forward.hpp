@@ -35,26 +35,36 @@
 namespace cpuattn {
 namespace {
 
+// Of one block of queries.
 template <class V, int kVecs>
-struct ForwardScratch {
+struct BlockScratch {
   using T = typename V::Element;
   static constexpr int kRows = kVecs * V::kLanes;
 
-  ForwardScratch(ScratchCutter& cut, std::ptrdiff_t head_dim, std::ptrdiff_t value_dim)
+  BlockScratch(ScratchCutter& cut, std::ptrdiff_t head_dim, std::ptrdiff_t value_dim)
       : queries(cut.take<Operand<V>>(operands<V>(head_dim) * kRows)),
         outputs(cut.take<T>(value_dim * kRows)),
         chunk_outputs(cut.take<T>(value_dim * kRows)),
-        scores(cut.take<T>(kKeyBlock * kRows)),
-        visible(cut.take<T>(kKeyBlock * kRows)),
-        copy(cut.take<Operand<V>>(kKeyBlock * copy_stride<Operand<V>>(slice_dims(
-                                                  head_dim > value_dim ? head_dim : value_dim)))) {}
+        scores(cut.take<T>(kKeyBlock * kRows)) {}
 
   Operand<V>* queries;  // [head_dim][rows]
   T* outputs;           // [value_dim][rows]
   T* chunk_outputs;     // likewise, of a chunk that will be merged
   T* scores;            // [key][rows]
-  T* visible;           // [key][rows]: -inf where hidden; only to trace a NaN or inf
-  Operand<V>* copy;     // [key][dim]: only for keys and values that are not multiplied in place
+};
+
+// Of all of them, one after the other.
+template <class V, int kVecs>
+struct SharedScratch {
+  using T = typename V::Element;
+
+  SharedScratch(ScratchCutter& cut, std::ptrdiff_t head_dim, std::ptrdiff_t value_dim)
+      : visible(cut.take<T>(kKeyBlock * kVecs * V::kLanes)),
+        copy(cut.take<Operand<V>>(kKeyBlock * copy_stride<Operand<V>>(slice_dims(
+                                                  head_dim > value_dim ? head_dim : value_dim)))) {}
+
+  T* visible;        // [key][rows]: -inf where hidden; only to trace a NaN or inf
+  Operand<V>* copy;  // [key][dim]: only for keys and values that are not multiplied in place
 };
 
 // What a block of queries has summed up so far: outputs[value_dim][row] and their weights.
@@ -148,44 +158,17 @@ void store_output(const Work& work, const Sums<V, kVecs>& sums) {
 // largest.
 template <class V, int kVecs>
 void score_span(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
-                KeySpan span, const ForwardScratch<V, kVecs>& scratch,
+                KeySpan span, const BlockScratch<V, kVecs>& scratch, SharedRows<V>& shared,
                 SoftmaxState<V, kVecs>& state) {
   const bool plain = work.softcap == 0 && work.bias.type == ElementType::kNone &&
                      !work.alibi_slopes && span.cover == Cover::kAll;
-  score_block<V, kVecs>(work, span.begin, span.size(), scratch.queries, scratch.copy,
-                        scratch.scores, plain ? state.block_max : nullptr);
+  score_block<V, kVecs>(work, span.begin, span.size(), scratch.queries, shared, scratch.scores,
+                        plain ? state.block_max : nullptr);
   if (plain) return;
   if (work.softcap != 0) apply_softcap<V, kVecs>(scratch.scores, span.size(), work.softcap);
   clear_block_max(state);
   if (mask_block<V, kVecs>(work, rows, span, scratch.scores, state.block_max)) return;
   find_block_max(state, scratch.scores, span.size());
-}
-
-// The sums over the keys [begin, end), block by block; false: interrupted. Blocks start at
-// multiples of kKeyBlock, so that no row can shift those of another.
-template <class V, int kVecs>
-bool sum_keys(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
-              std::ptrdiff_t begin, std::ptrdiff_t end, const ForwardScratch<V, kVecs>& scratch,
-              Sums<V, kVecs>& sums) {
-  sums.clear();
-  bool empty = true;
-  if (begin < rows.lo_min) begin += (rows.lo_min - begin) / kKeyBlock * kKeyBlock;
-  for (; begin < end; begin += kKeyBlock) {
-    if (work.should_stop && work.should_stop(work.stop_context)) return false;
-    const KeySpan span =
-        cover_block(work, rows, begin, begin + kKeyBlock < end ? begin + kKeyBlock : end);
-    if (span.cover == Cover::kNone) continue;
-    const std::ptrdiff_t offset = span.begin - begin;
-    score_span(work, rows, span, scratch, sums.state);
-    if (raise_base(sums.state) && !empty) sums.rescale();
-    if constexpr (kBlockBase<V>) find_block_factor(sums.state);
-    const Operand<V>* weights = add_weights(sums.state, scratch.scores, offset, span.size());
-    ValueBlock<V, kVecs> block{
-        work, rows, span, offset, {}, weights, sums.state.block_factor, scratch.visible};
-    accumulate_values(block, scratch.copy, sums.outputs);
-    empty = false;
-  }
-  return true;
 }
 
 // The rows that will be written lie in the L2 cache by then.
@@ -198,43 +181,145 @@ void prefetch_output(const Work& work) {
   }
 }
 
-template <class V, int kVecs>
-void forward_block(const Work& work, void* memory) {
+// `count` rows of an item from `first` on.
+template <class V>
+Work part_of(Work work, std::ptrdiff_t first, std::ptrdiff_t count) {
   using T = typename V::Element;
-  ScratchCutter cut(memory);
-  const ForwardScratch<V, kVecs> scratch(cut, work.head_dim, work.value_dim);
-  RowBlock<T, kVecs * V::kLanes> rows;
-  describe_rows(work, rows);
-  if constexpr (V::kPack == 1) {
-    load_queries<V, kVecs>(work, rows, query_factor<T>(work), scratch.queries);
-  } else {
-    load_query_pairs<V, kVecs>(work, rows, scratch.queries);
+  work.first_row += first;
+  work.num_rows = count;
+  work.row_base = static_cast<T*>(work.row_base) + first;
+  work.row_sum = static_cast<T*>(work.row_sum) + first;
+  return work;
+}
+
+// A block of queries on its way over the keys. Where keys and values must be converted, two blocks
+// go side by side: what was converted for one serves the other.
+template <class V, int kVecs>
+struct QueryBlock {
+  using T = typename V::Element;
+  static constexpr int kRows = kVecs * V::kLanes;
+
+  QueryBlock(const Work& block, const BlockScratch<V, kVecs>& memory)
+      : total(memory.outputs, block.value_dim),
+        chunk(memory.chunk_outputs, block.value_dim),
+        scratch(memory),
+        work(block) {
+    describe_rows(work, rows);
+    if constexpr (V::kPack == 1) {
+      load_queries<V, kVecs>(work, rows, query_factor<T>(work), scratch.queries);
+    } else {
+      load_query_pairs<V, kVecs>(work, rows, scratch.queries);
+    }
+    prefetch_output<V>(work);
   }
 
-  prefetch_output<V>(work);
-  Sums<V, kVecs> total(scratch.outputs, work.value_dim);
-  Sums<V, kVecs> chunk(scratch.chunk_outputs, work.value_dim);
-  bool any = false;
-  for (std::ptrdiff_t begin = work.key_begin; begin < rows.hi_max; begin += work.key_chunk) {
-    const std::ptrdiff_t chunk_end = begin + work.key_chunk;
-    const std::ptrdiff_t end = chunk_end < rows.hi_max ? chunk_end : rows.hi_max;
-    if (end <= rows.lo_min) continue;
-    if (!sum_keys(work, rows, begin, end, scratch, any ? chunk : total)) return;
-    if (any) total.add(chunk);
-    any = true;
+  Sums<V, kVecs>& sums() { return any ? chunk : total; }
+
+  void start_chunk(std::ptrdiff_t begin, std::ptrdiff_t end) {
+    sees = begin < rows.hi_max && (end < rows.hi_max ? end : rows.hi_max) > rows.lo_min;
+    empty = true;
+    if (sees) sums().clear();
   }
-  if (!any) total.clear();
-  if (work.sinks && work.normalise) total.add_sinks(work);
-  store_output(work, total);
+  void end_chunk() {
+    if (sees && any) total.add(chunk);
+    any |= sees;
+  }
+  // Of the block of keys from `begin` on.
+  void find_scores(std::ptrdiff_t begin, std::ptrdiff_t end, SharedRows<V>& shared) {
+    span = sees ? cover_block(work, rows, begin, end) : KeySpan{begin, begin, Cover::kNone};
+    if (span.cover == Cover::kNone) return;
+    score_span(work, rows, span, scratch, shared, sums().state);
+  }
+  void add_values(std::ptrdiff_t begin, SharedRows<V>& shared, T* visible) {
+    if (span.cover == Cover::kNone) return;
+    SoftmaxState<V, kVecs>& state = sums().state;
+    const std::ptrdiff_t offset = span.begin - begin;
+    if (raise_base(state) && !empty) sums().rescale();
+    if constexpr (kBlockBase<V>) find_block_factor(state);
+    const Operand<V>* weights = add_weights(state, scratch.scores, offset, span.size());
+    ValueBlock<V, kVecs> block{work, rows, span, offset, {}, weights, state.block_factor, visible};
+    accumulate_values(block, shared, sums().outputs);
+    empty = false;
+  }
+  void store() {
+    if (!any) total.clear();
+    if (work.sinks && work.normalise) total.add_sinks(work);
+    store_output(work, total);
+  }
+
+  Sums<V, kVecs> total, chunk;
+  KeySpan span{};  // of the block of keys at hand
+  BlockScratch<V, kVecs> scratch;
+  Work work;
+  RowBlock<T, kRows> rows;
+  bool any = false;   // the total has a chunk
+  bool sees = false;  // some key of the chunk at hand
+  bool empty = true;  // of which none is summed up yet
+};
+
+// The keys [begin, end) of a chunk, block by block; false: interrupted. Blocks start at multiples
+// of kKeyBlock, so that no row can shift those of another.
+template <class V, int kVecs, int kBlocks>
+bool sum_keys(const Work& work, std::ptrdiff_t begin, std::ptrdiff_t end,
+              QueryBlock<V, kVecs> (&blocks)[kBlocks], SharedRows<V>& shared,
+              typename V::Element* visible) {
+  for (auto& block : blocks) block.start_chunk(begin, end);
+  for (; begin < end; begin += kKeyBlock) {
+    if (work.should_stop && work.should_stop(work.stop_context)) return false;
+    const std::ptrdiff_t block_end = begin + kKeyBlock < end ? begin + kKeyBlock : end;
+    for (auto& block : blocks) block.find_scores(begin, block_end, shared);
+    for (auto& block : blocks) block.add_values(begin, shared, visible);
+  }
+  for (auto& block : blocks) block.end_chunk();
+  return true;
+}
+
+template <class V, int kVecs, int kBlocks>
+void sum_chunks(const Work& work, QueryBlock<V, kVecs> (&blocks)[kBlocks],
+                const SharedScratch<V, kVecs>& scratch) {
+  std::ptrdiff_t lo = blocks[0].rows.lo_min, hi = blocks[0].rows.hi_max;
+  for (const auto& block : blocks) {
+    lo = block.rows.lo_min < lo ? block.rows.lo_min : lo;
+    hi = block.rows.hi_max > hi ? block.rows.hi_max : hi;
+  }
+  SharedRows<V> shared(scratch.copy);
+  for (std::ptrdiff_t chunk = work.key_begin; chunk < hi; chunk += work.key_chunk) {
+    const std::ptrdiff_t end = chunk + work.key_chunk < hi ? chunk + work.key_chunk : hi;
+    if (end <= lo) continue;
+    const std::ptrdiff_t unseen = lo > chunk ? (lo - chunk) / kKeyBlock * kKeyBlock : 0;
+    if (!sum_keys(work, chunk + unseen, end, blocks, shared, scratch.visible)) return;
+  }
+  for (auto& block : blocks) block.store();
+}
+
+template <class V, int kVecs, class... Parts>
+void forward_blocks(void* memory, const Work& work, const Parts&... others) {
+  ScratchCutter cut(memory);
+  const std::ptrdiff_t dims = work.head_dim, value_dim = work.value_dim;
+  const SharedScratch<V, kVecs> scratch(cut, dims, value_dim);
+  QueryBlock<V, kVecs> blocks[] = {{work, {cut, dims, value_dim}},
+                                   {others, {cut, dims, value_dim}}...};
+  sum_chunks(work, blocks, scratch);
 }
 
 // The narrowest block that holds the rows: the last rows of a head do not cost a full one.
 template <class V, int kVecs = 1>
-void forward(const Work& work, void* scratch) {
+void forward_block(const Work& work, void* scratch) {
   if constexpr (kVecs < V::kBlockVecs) {
-    if (work.num_rows > kVecs * V::kLanes) return forward<V, kVecs * 2>(work, scratch);
+    if (work.num_rows > kVecs * V::kLanes) return forward_block<V, kVecs * 2>(work, scratch);
   }
-  forward_block<V, kVecs>(work, scratch);
+  forward_blocks<V, kVecs>(scratch, work);
+}
+
+template <class V>
+void forward(const Work& work, void* scratch) {
+  constexpr int kRows = V::kBlockVecs * V::kLanes;
+  if (work.num_rows <= kRows) return forward_block<V>(work, scratch);
+  const auto rest = work.num_rows - kRows;
+  const Work first = part_of<V>(work, 0, kRows), second = part_of<V>(work, kRows, rest);
+  if (rest == kRows) return forward_blocks<V, V::kBlockVecs>(scratch, first, second);
+  forward_block<V>(first, scratch);
+  forward_block<V>(second, scratch);
 }
 
 template <class V, int kVecs = 1>
@@ -245,7 +330,10 @@ std::size_t forward_scratch(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, i
     }
   }
   ScratchCutter count(nullptr);
-  ForwardScratch<V, kVecs>(count, head_dim, value_dim);
+  SharedScratch<V, kVecs>(count, head_dim, value_dim);
+  for (int row = 0; row < num_rows; row += kVecs * V::kLanes) {
+    BlockScratch<V, kVecs>(count, head_dim, value_dim);
+  }
   return count.used();
 }
 

@@ -164,7 +164,7 @@ void accumulate_slice(ValueBlock<V, kVecs>& block, std::ptrdiff_t dims,
 // All dims at once where values are read in place, else in slices that fit the copy. Crowded values
 // are copied if several tiles beside each other read them, pairs of values always.
 template <class V, int kVecs>
-void accumulate_values(ValueBlock<V, kVecs>& block, Operand<V>* copy,
+void accumulate_values(ValueBlock<V, kVecs>& block, SharedRows<V>& shared,
                        typename V::Element* outputs) {
   using T = typename V::Element;
   const Tokens& value = block.work.value;
@@ -175,12 +175,13 @@ void accumulate_values(ValueBlock<V, kVecs>& block, Operand<V>* copy,
                       value.type != kTypeOf<T> || value.pages != nullptr;
   for (std::ptrdiff_t d = 0, dims; d < value_dim; d += dims) {
     dims = copied ? slice_dims(value_dim - d) : value_dim;
-    if constexpr (V::kPack == 1) {
-      block.values = dense_rows<V>(value, span.begin, span.end, d, dims, copy, crowded);
-    } else {
-      block.values =
-          value_pairs<V>(value, span.begin, span.end, block.offset % 2 != 0, d, dims, copy);
-    }
+    block.values = shared.get(true, span.begin, span.end, d, [&](Operand<V>* copy) {
+      if constexpr (V::kPack == 1) {
+        return dense_rows<V>(value, span.begin, span.end, d, dims, copy, crowded);
+      } else {
+        return value_pairs<V>(value, span.begin, span.end, block.offset % 2 != 0, d, dims, copy);
+      }
+    });
     accumulate_slice(block, dims, outputs + d * kVecs * V::kLanes);
   }
 }

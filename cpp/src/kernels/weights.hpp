@@ -67,10 +67,12 @@ void weights_block(const Work& work, void* memory) {
   using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
   ScratchCutter cut(memory);
-  const ForwardScratch<V, kVecs> scratch(cut, work.head_dim, 0);
+  const SharedScratch<V, kVecs> scratch(cut, work.head_dim, 0);
+  const BlockScratch<V, kVecs> own(cut, work.head_dim, 0);
+  SharedRows<V> keys(scratch.copy);
   RowBlock<T, kRows> rows;
   describe_rows(work, rows);
-  load_queries<V, kVecs>(work, rows, query_factor<T>(work), scratch.queries);
+  load_queries<V, kVecs>(work, rows, query_factor<T>(work), own.queries);
   const RowSums<T, kRows> sums(work);
 
   for (std::ptrdiff_t begin = work.key_begin; begin < work.key_end; begin += kKeyBlock) {
@@ -78,16 +80,15 @@ void weights_block(const Work& work, void* memory) {
     const std::ptrdiff_t end = begin + kKeyBlock < work.key_end ? begin + kKeyBlock : work.key_end;
     const KeySpan span{begin, end, Cover::kSome};
     const std::ptrdiff_t known = known_keys(work, span);
-    score_block<V, kVecs>(work, begin, known, scratch.queries, scratch.copy, scratch.scores,
-                          nullptr);
+    score_block<V, kVecs>(work, begin, known, own.queries, keys, own.scores, nullptr);
     if (work.softcap != 0 && work.stage != Stage::kScores) {
-      apply_softcap<V, kVecs>(scratch.scores, known, work.softcap);
+      apply_softcap<V, kVecs>(own.scores, known, work.softcap);
     }
     for (std::ptrdiff_t i = known * kRows; i < span.size() * kRows; ++i) {
-      scratch.scores[i] = -T(INFINITY);
+      own.scores[i] = -T(INFINITY);
     }
-    if (work.stage >= Stage::kMasked) mask_block<V, kVecs>(work, rows, span, scratch.scores);
-    store_scores<V, kVecs>(work, span, scratch.scores, sums);
+    if (work.stage >= Stage::kMasked) mask_block<V, kVecs>(work, rows, span, own.scores);
+    store_scores<V, kVecs>(work, span, own.scores, sums);
   }
 }
 
