@@ -150,6 +150,7 @@ void choose_kernel(Run& run, bool raw_sums) {
   } else if (has_int8_products(run.call, run.plan)) {
     run.kernel = isa.int8->decode;
     run.kernel_scratch = isa.int8->decode_scratch;
+    run.least_rows = isa.int8->least_rows;
   }
 }
 

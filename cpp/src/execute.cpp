@@ -103,6 +103,10 @@ bool is_taken(const Run& run, const HeadIndex& index, const Work& work) {
   return work.num_rows > 0 && (!run.call.query_offsets || few == run.plan.decode);
 }
 
+void run_kernel(const Run& run, const Work& work, void* scratch) {
+  (work.num_rows < run.least_rows ? run.kernels.decode : run.kernel)(work, scratch);
+}
+
 // One query block of one head over all of its keys.
 template <class T>
 void run_block(const Run& run, int thread, const Item& item, const StopCheck& stop) {
@@ -117,7 +121,7 @@ void run_block(const Run& run, int thread, const Item& item, const StopCheck& st
   work.output = matrix(index, run.call.output);
   work.row_base = total.row_base;
   work.row_sum = total.row_sum;
-  run.kernel(work, scratch);
+  run_kernel(run, work, scratch);
   store_lse<T>(run, work, index, total);
 }
 
@@ -138,7 +142,7 @@ void run_chunk(const Run& run, int thread, const Item& item, const StopCheck& st
   set_keys(run.call, run.plan, work, item.first_chunk, item.end_chunk);
   if (!sees_keys(work)) return;
   aim_at(work, split_partial(run, work, item, item.first_chunk), run.call.dtype);
-  run.kernel(work, run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes);
+  run_kernel(run, work, run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes);
 }
 
 // The same merges in the same order as in the kernel over all chunks: the same bits.
@@ -229,7 +233,13 @@ std::size_t align(std::size_t bytes) {
 void lay_out(Run& run) {
   const Plan& plan = run.plan;
   const int rows = static_cast<int>(std::min(plan.query_block, run.shape.rows()));
-  run.kernel_bytes = align(run.kernel_scratch(run.shape.head_dim, run.shape.value_dim, rows));
+  const auto bytes = [&](auto scratch) {
+    return align(scratch(run.shape.head_dim, run.shape.value_dim, rows));
+  };
+  run.kernel_bytes = bytes(run.kernel_scratch);
+  if (run.least_rows > 0) {
+    run.kernel_bytes = std::max(run.kernel_bytes, bytes(run.kernels.decode_scratch));
+  }
   run.thread_bytes = run.kernel_bytes + plan.part_bytes;
 }
 

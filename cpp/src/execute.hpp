@@ -19,6 +19,7 @@ struct Run {
   void (*kernel)(const Work&, void* scratch) = nullptr;
   std::size_t (*kernel_scratch)(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim,
                                 int rows) = nullptr;
+  std::ptrdiff_t least_rows = 0;  // items of fewer are run by kernels.decode
   Stage stage = Stage::kWeights;
   bool raw_sums = false;              // for attention_weights: lse holds pairs (base, sum)
   unsigned char* scratch = nullptr;   // of all threads

@@ -206,7 +206,7 @@ struct BFloat16Kernels {
 
 // The decode kernel for int8 keys and values, multiplied as they are with numbers of three digits.
 struct Int8Kernels {
-  std::ptrdiff_t least_rows;     // of an item; with fewer they are converted after all
+  std::ptrdiff_t least_rows;     // of an item; fewer are bound by reading
   std::ptrdiff_t most_head_dim;  // over which integers of 32 bits hold the sums
   void (*decode)(const Work&, void* scratch);
   std::size_t (*decode_scratch)(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int rows);

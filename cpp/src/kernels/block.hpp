@@ -49,10 +49,11 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
       const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
       typename V::Vec square[V::kLanes];
       if (stride == 1 && count == V::kLanes) {
-        with_type<V>(work.query.type, rows.query[n], [&](const auto* first) {
+        with_float_type<V>(work.query.type, [&](auto tag) {
+          using S = typename decltype(tag)::Type;
 #pragma GCC unroll 16
           for (int r = 0; r < V::kLanes; ++r) {
-            square[r] = V::load(reinterpret_cast<decltype(first)>(rows.query[n + r]) + d);
+            square[r] = V::load(reinterpret_cast<const S*>(rows.query[n + r]) + d);
           }
         });
       } else {
@@ -84,11 +85,10 @@ class RowStore {
                   std::ptrdiff_t count) const {
     V::transpose(columns);
     if (dim_stride_ == 1 && count == V::kLanes && count_ == V::kLanes) {
-      return with_result_type<V>(type_, row_[0], [&](auto* first) {
+      return with_float_type<V>(type_, [&](auto tag) {
+        using S = typename decltype(tag)::Type;
 #pragma GCC unroll 16
-        for (int r = 0; r < V::kLanes; ++r) {
-          V::store(static_cast<decltype(first)>(row_[r]) + dim, columns[r]);
-        }
+        for (int r = 0; r < V::kLanes; ++r) V::store(static_cast<S*>(row_[r]) + dim, columns[r]);
       });
     }
     for (int r = 0; r < count_; ++r) {

@@ -140,8 +140,11 @@ void sum_int8_block(const Work& work, const RowBlock<float, kRows>& rows, KeySpa
   add_int8_span(work, span, weights, below, scratch, found, outputs);
 }
 
-template <class V, int kRows>
-void decode_int8_rows(const Work& work, void* memory) {
+template <class V, int kRows = kDigitRows>
+void decode_int8(const Work& work, void* memory) {
+  if constexpr (kRows < kDecodeRows) {
+    if (work.num_rows > kRows) return decode_int8<V, kRows * 2>(work, memory);
+  }
   ScratchCutter cut(memory);
   const Int8Scratch<V, kRows> scratch(cut, work.head_dim, work.value_dim);
   RowBlock<float, kRows> rows;
@@ -157,20 +160,6 @@ void decode_int8_rows(const Work& work, void* memory) {
                           });
 }
 
-// Fewer rows are bound by reading: they are converted, as in decode.hpp.
-template <class V, int kRows = 1>
-void decode_int8(const Work& work, void* memory) {
-  if constexpr (kRows < kDecodeRows) {
-    if (work.num_rows > kRows) return decode_int8<V, kRows * 2>(work, memory);
-  }
-  if constexpr (kRows < kDigitRows) {
-    decode_rows<V, std::int8_t, kRows>(work, memory);
-  } else {
-    decode_int8_rows<V, kRows>(work, memory);
-  }
-}
-
-// For items of so many rows or fewer.
 template <class V, int kRows = kDigitRows>
 std::size_t int8_scratch(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int num_rows) {
   if constexpr (kRows < kDecodeRows) {
@@ -178,8 +167,7 @@ std::size_t int8_scratch(std::ptrdiff_t head_dim, std::ptrdiff_t value_dim, int 
   }
   ScratchCutter count(nullptr);
   Int8Scratch<V, kRows>(count, head_dim, value_dim);
-  const std::size_t fewer = decode_scratch<V>(head_dim, value_dim, kDigitRows / 2);
-  return count.used() > fewer ? count.used() : fewer;
+  return count.used();
 }
 
 }  // namespace

@@ -43,15 +43,20 @@ template <class V, class F>
   return f(static_cast<const T*>(data));
 }
 
-// Likewise for results, which are no integers.
+template <class S>
+struct TypeTag {
+  using Type = S;
+};
+
+// f(TypeTag of the type) for queries and results, which are no integers.
 template <class V, class F>
-[[gnu::always_inline]] inline void with_result_type(ElementType type, void* data, F f) {
+[[gnu::always_inline]] inline void with_float_type(ElementType type, F f) {
   using T = typename V::Element;
   if constexpr (sizeof(T) == 4) {
-    if (type == ElementType::kFloat16) return f(static_cast<Float16*>(data));
-    if (type == ElementType::kBFloat16) return f(static_cast<BFloat16*>(data));
+    if (type == ElementType::kFloat16) return f(TypeTag<Float16>{});
+    if (type == ElementType::kBFloat16) return f(TypeTag<BFloat16>{});
   }
-  f(static_cast<T*>(data));
+  f(TypeTag<T>{});
 }
 
 // The first n elements, 0 <= n <= kLanes, and zeros.
@@ -127,7 +132,8 @@ void store_strided(S* p, std::ptrdiff_t stride, typename V::Vec values, std::ptr
 template <class V>
 [[gnu::noinline]] void store_row(void* row, ElementType type, std::ptrdiff_t stride,
                                  std::ptrdiff_t dim, typename V::Vec values, std::ptrdiff_t count) {
-  with_result_type<V>(type, row, [&](auto* first) {
+  with_float_type<V>(type, [&](auto tag) {
+    auto* first = static_cast<typename decltype(tag)::Type*>(row);
     store_strided<V>(first + dim * stride, stride, values, count);
   });
 }

@@ -199,7 +199,7 @@ struct QueryBlock {
   using T = typename V::Element;
   static constexpr int kRows = kVecs * V::kLanes;
 
-  QueryBlock(const Work& block, const BlockScratch<V, kVecs>& memory)
+  [[gnu::noinline]] QueryBlock(const Work& block, const BlockScratch<V, kVecs>& memory)
       : total(memory.outputs, block.value_dim),
         chunk(memory.chunk_outputs, block.value_dim),
         scratch(memory),
@@ -220,17 +220,18 @@ struct QueryBlock {
     empty = true;
     if (sees) sums().clear();
   }
-  void end_chunk() {
+  [[gnu::noinline]] void end_chunk() {
     if (sees && any) total.add(chunk);
     any |= sees;
   }
   // Of the block of keys from `begin` on.
-  void find_scores(std::ptrdiff_t begin, std::ptrdiff_t end, SharedRows<V>& shared) {
+  [[gnu::noinline]] void find_scores(std::ptrdiff_t begin, std::ptrdiff_t end,
+                                     SharedRows<V>& shared) {
     span = sees ? cover_block(work, rows, begin, end) : KeySpan{begin, begin, Cover::kNone};
     if (span.cover == Cover::kNone) return;
     score_span(work, rows, span, scratch, shared, sums().state);
   }
-  void add_values(std::ptrdiff_t begin, SharedRows<V>& shared, T* visible) {
+  [[gnu::noinline]] void add_values(std::ptrdiff_t begin, SharedRows<V>& shared, T* visible) {
     if (span.cover == Cover::kNone) return;
     SoftmaxState<V, kVecs>& state = sums().state;
     const std::ptrdiff_t offset = span.begin - begin;
@@ -241,7 +242,7 @@ struct QueryBlock {
     accumulate_values(block, shared, sums().outputs);
     empty = false;
   }
-  void store() {
+  [[gnu::noinline]] void store() {
     if (!any) total.clear();
     if (work.sinks && work.normalise) total.add_sinks(work);
     store_output(work, total);
