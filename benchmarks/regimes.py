@@ -63,7 +63,7 @@ REGIMES = {
     ),
     "decode in int8": (
         ("decode-*-int8",),
-        "as in 16 bits, for a quarter of the reads",
+        "products: with 3 rows or more of bytes, three for each number, where the CPU has them",
     ),
     "few new tokens in 16 bits": (("decode-?-new-bf16",), "the products, as above"),
     "decode over pages": (
