@@ -368,11 +368,11 @@ def explain(
         ``kernel`` ("forward": queries in the lanes; "decode": head_dim in the lanes, for at most
         8 query rows per key/value head; "empty"), ``isa``, ``products`` (the dtype that is
         multiplied: "bfloat16" where query, key, value and result are bfloat16 and the CPU can,
-        "int8" where 3 to 8 rows meet an int8 cache and it can, else "float32" or "float64"), ``query_block`` (rows per work item),
-        ``key_block`` (keys per update of the softmax), ``key_chunk`` and ``num_chunks`` (keys
-        that are summed up apart and merged), ``work_items``, ``threads``, ``scratch_bytes``
-        (memory beyond the output, of all threads) and ``copies`` (inputs that must be copied
-        because they are byte-swapped or not aligned).
+        "int8" where 3 to 8 rows meet an int8 cache and it can, else "float32" or "float64"),
+        ``query_block`` (rows per work item), ``key_block`` (keys per update of the softmax),
+        ``key_chunk`` and ``num_chunks`` (keys that are summed up apart and merged),
+        ``work_items``, ``threads``, ``scratch_bytes`` (memory beyond the output, of all threads)
+        and ``copies`` (inputs that must be copied because they are byte-swapped or not aligned).
 
     Raises
     ------
