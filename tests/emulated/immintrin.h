@@ -58,6 +58,19 @@ V reduce(V v) {
   return lanes.vec();
 }
 
+// vscalefps: x · 2^floor(n), rounded once, also where the power has no place among the numbers.
+template <class T, class V>
+V scale_lanes(V x, V n) {
+  Lanes<T, V> lanes(x);
+  const Lanes<T, V> powers(n);
+  for (int i = 0; i < lanes.kCount; ++i) {
+    const T power = std::floor(powers.at[i]);
+    lanes.at[i] = std::fabs(power) < 10000 ? std::ldexp(lanes.at[i], static_cast<int>(power))
+                                           : lanes.at[i] * std::exp2(power);
+  }
+  return lanes.vec();
+}
+
 template <class V>
 V shuffle_quarters(V a, V b, int order) {
   const Lanes<__m128i, V> from[2] = {Lanes<__m128i, V>(a), Lanes<__m128i, V>(b)};
@@ -155,6 +168,10 @@ inline Integers narrow_two(Floats high, Floats low) {
 #define _mm_maskz_loadu_epi8(mask, p) emulated::load_masked<__m128i>(mask, p)
 #define _mm256_maskz_loadu_epi8(mask, p) emulated::load_masked<__m256i>(mask, p)
 #define _mm_test_epi8_mask(a, b) emulated::test_bytes(a, b)
+#undef _mm512_scalef_ps
+#undef _mm512_scalef_pd
+#define _mm512_scalef_ps(x, n) emulated::scale_lanes<float>(x, n)
+#define _mm512_scalef_pd(x, n) emulated::scale_lanes<double>(x, n)
 #define _mm512_reduce_ps(v, rounding) emulated::reduce<float>(v)
 #define _mm512_reduce_pd(v, rounding) emulated::reduce<double>(v)
 #define _mm512_cvtph_ps(v) emulated::widen_halves(v)
@@ -165,8 +182,7 @@ inline Integers narrow_two(Floats high, Floats low) {
   emulated::convert_lanes<std::int32_t, std::int8_t, emulated::Integers>(v)
 #define _mm512_cvtepi32_ps(v) emulated::convert_lanes<float, std::int32_t, emulated::Floats>(v)
 #define _mm512_cvtps_epi32(v) emulated::round_lanes(v)
-#define _mm512_cvtepi32_epi16(v) \
-  emulated::convert_lanes<std::uint16_t, std::uint32_t, __m256i>(v)
+#define _mm512_cvtepi32_epi16(v) emulated::convert_lanes<std::uint16_t, std::uint32_t, __m256i>(v)
 #undef _mm512_dpbf16_ps
 #define _mm512_dpbf16_ps(sum, a, b) emulated::multiply_pairs(sum, a, b)
 #define _mm512_cvtne2ps_pbh(high, low) emulated::narrow_two(high, low)
