@@ -2,6 +2,7 @@
 
 # https://github.com/scikit-learn/scikit-learn/issues/7650, #19272; LightGBM#1789, #4751;
 # xgboost#7044; numpy#30092; loky#248.
+import ctypes.util
 import multiprocessing
 from pathlib import Path
 
@@ -94,8 +95,72 @@ use()
 def child():
     cpuattn.set_num_threads(3)
     plan = cpuattn.explain(x, x, x)
-    return cpuattn.get_num_threads() == 3 and plan["threads"] == 1
+    return cpuattn.get_num_threads() == 3 and plan["threads"] == 3
 in_child(child)
+"""
+    run_python("-c", SETUP + script)
+
+
+# Also where cpuattn comes after the fork. libgomp is what torch and scikit-learn use on Linux.
+OTHER_RUNTIME = """
+import ctypes, ctypes.util
+runtime = ctypes.CDLL(ctypes.util.find_library("gomp"))
+nothing = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+def parallel_region():
+    runtime.GOMP_parallel(nothing, None, 4, 0)
+"""
+
+
+@pytest.mark.skipif(not ctypes.util.find_library("gomp"), reason="no libgomp on this system")
+@pytest.mark.parametrize("imported_before", [True, False])
+def test_fork_after_another_library_used_openmp(imported_before: bool) -> None:
+    before = "expected = use()" if imported_before else "del cpuattn"
+    setup = SETUP if imported_before else SETUP.replace("import cpuattn\n", "cpuattn = None\n")
+    script = f"""
+{OTHER_RUNTIME}
+{before}
+parallel_region()
+def child():
+    global cpuattn
+    import cpuattn
+    return same(use(), use(1))
+in_child(child)
+"""
+    run_python("-c", setup + script)
+
+
+@pytest.mark.parametrize("rows", [200, 1])
+def test_fork_inside_of_a_call(rows: int) -> None:
+    """Ctrl-C and the like run Python code in the middle of a call, which may fork."""
+    keys = 100_000 if rows == 1 else 2000
+    script = f"""
+rng = np.random.default_rng(1)
+query = rng.standard_normal((16, 8, {rows}, 64), dtype=np.float32)
+key = np.broadcast_to(rng.standard_normal(({keys}, 64), dtype=np.float32),
+                      (16, 8, {keys}, 64))
+def call(num_threads):
+    return cpuattn.attention(query, key, key, num_threads=num_threads)
+expected = call(1)
+parent, children = os.getpid(), []
+def fork(*_):
+    if os.getpid() != parent or len(children) >= 3:
+        return
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+    else:
+        children.append(child)
+signal.signal(signal.SIGUSR1, fork)
+for _ in range(100):
+    if len(children) >= 3:
+        break
+    threading.Timer(0.02, os.kill, (parent, signal.SIGUSR1)).start()
+    ok = np.array_equal(call(2), expected)
+    if os.getpid() != parent:
+        os._exit(0 if ok and np.array_equal(call(2), expected) else 1)
+    assert ok
+assert len(children) >= 1
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 """
     run_python("-c", SETUP + script)
 

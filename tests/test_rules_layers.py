@@ -13,9 +13,12 @@ SOURCES = sorted(path for path in CPP.rglob("*.[ch]pp"))
 # the layers named here. "cpuattn" is the public C++ header.
 ARROWS = {
     "bindings": {"cpuattn"},
-    "attention": {"cpuattn", "call", "execute", "kernel", "plan", "registry", "threads"},
+    "attention": {
+        *("cpuattn", "call", "environment", "execute", "float_state", "kernel", "plan"),
+        *("registry", "team", "threads"),
+    },
     "execute": {"call", "element_type", "half", "kernel", "plan", "threads", "work"},
-    "store": {"checks", "cpuattn", "element_type", "kernel", "registry"},
+    "store": {"checks", "cpuattn", "element_type", "float_state", "kernel", "registry"},
     "work": {"call", "element_type", "kernel", "plan"},
     "element_type": {"cpuattn", "kernel"},
     "validate": {"call", "checks", "kernel", "layout"},
@@ -23,8 +26,15 @@ ARROWS = {
     "checks": {"cpuattn"},
     "call": {"cpuattn"},
     "plan": set(),
-    "threads": {"registry"},
-    "registry": {"cpu", "kernel"},
+    "threads": {"cpuattn", "cpus", "environment", "float_state", "team"},
+    "pool": {"float_state", "system", "team"},
+    "openmp": {"float_state", "system", "team"},
+    "team": set(),
+    "cpus": {"system"},
+    "system": {"environment"},
+    "float_state": set(),
+    "registry": {"cpu", "environment", "kernel"},
+    "environment": set(),
     "cpu": set(),
     "kernels": {"half", "kernel"},
     "kernel": set(),
@@ -34,13 +44,20 @@ ARROWS = {
 
 # What only some files may say, comments aside. Paths are relative to cpp/.
 HOMES = {
-    "OpenMP": (r"\bomp_\w+|<omp\.h>|#\s*pragma\s+omp", ["src/threads.cpp"]),
+    "OpenMP": (r"\bomp_\w+|<omp\.h>|#\s*pragma\s+omp", ["src/openmp.cpp"]),
     "Python": (r"pybind11|Python\.h|\bPy(Err|Object|_)\w*", ["bindings/*"]),
     "intrinsics": (r"\w+intrin\.h|arm_neon\.h|\b_mm\d*_\w+|\bv\w+q_f\d\d\b", ["src/kernels/vec_*"]),
-    "environment": (r"\b(secure_)?(get|set|put)env\b", ["src/registry.cpp"]),
+    "environment": (r"\b(secure_)?(get|set|put)env\b", ["src/environment.cpp"]),
     "choice of ISA by the preprocessor": (
         r"#\s*(el)?if.*\b(__AVX|__SSE|__FMA|__ARM|__x86_64|__i386|__aarch64|CPUATTN_HAVE)\w*",
-        ["src/kernels/vec_*", "src/cpu.cpp", "src/registry.cpp"],
+        [
+            *("src/kernels/vec_*", "src/cpu.cpp", "src/registry.cpp"),
+            *("src/system.cpp", "src/float_state.cpp"),
+        ],
+    ),
+    "operating systems": (
+        r"<(sched|pthread|unistd|link|windows)\.h>|<sys/\w+\.h>|__linux__|_WIN32|__APPLE__",
+        ["src/system.cpp", "src/openmp.cpp"],
     ),
     "printing and ending the process": (
         r"\bf?printf\b|<iostream>|\b(std::)?(cout|cerr|abort|exit|terminate)\b",

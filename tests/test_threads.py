@@ -58,20 +58,6 @@ def test_many_python_threads_at_once(isa: str) -> None:
             np.testing.assert_array_equal(out, expected[i % len(cases)])
 
 
-def test_calls_in_short_lived_threads() -> None:
-    """Scratch that a thread keeps goes with the thread."""
-    case = make_case(Shape(40, 90), np.float32)
-    expected = cpuattn.attention(*case.arrays)
-    results: list[Array] = []
-    for _ in range(50):
-        thread = threading.Thread(target=lambda: results.append(cpuattn.attention(*case.arrays)))
-        thread.start()
-        thread.join()
-    assert len(results) == 50
-    for out in results:
-        np.testing.assert_array_equal(out, expected)
-
-
 @pytest.mark.parametrize("queries", [1, 1500])
 def test_other_python_threads_run_meanwhile(queries: int) -> None:
     keys = 1_500_000_000 // (queries * 64)

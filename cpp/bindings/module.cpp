@@ -7,33 +7,27 @@
 
 #include "arguments.hpp"
 #include "store.hpp"
+#include "unlocked.hpp"
 
 namespace cpuattn {
 namespace {
 
 namespace py = pybind11;
 
-// Releases the GIL for its lifetime. Ctrl-C is looked for about every 50 ms, by taking the GIL
+// A call of the core, without the GIL. Ctrl-C is looked for about every 50 ms, by taking the GIL
 // back for a moment: the handlers run and may raise.
 class CoreCall {
  public:
-  explicit CoreCall(Options& options) : state_(PyEval_SaveThread()) {
-    options.should_stop = interrupted;
+  explicit CoreCall(Options& options) {
+    options.should_stop = [](void* context) {
+      return static_cast<CoreCall*>(context)->unlocked_.locked(
+          [] { return PyErr_CheckSignals() != 0; });
+    };
     options.stop_context = this;
   }
-  ~CoreCall() { PyEval_RestoreThread(state_); }
-  CoreCall(const CoreCall&) = delete;
-  CoreCall& operator=(const CoreCall&) = delete;
 
  private:
-  static bool interrupted(void* context) {
-    auto* self = static_cast<CoreCall*>(context);
-    PyEval_RestoreThread(self->state_);
-    const bool raised = PyErr_CheckSignals() != 0;
-    self->state_ = PyEval_SaveThread();
-    return raised;
-  }
-  PyThreadState* state_;
+  Unlocked unlocked_;
 };
 
 // Runs f and turns C++ exceptions into Python's. Interrupted: the handler has raised already.
@@ -198,7 +192,7 @@ py::dict config() {
   py::dict result;
   result["version"] = CPUATTN_VERSION;
   result["compiler"] = __VERSION__;
-  result["openmp"] = openmp_name();
+  result["threads_by"] = threads_name();
   result["isas_compiled"] = py::cast(compiled_isa_names());
   result["isas_available"] = py::cast(isa_names());
   result["isa"] = isa_name();
@@ -210,14 +204,14 @@ double fma_peak(const std::string& dtype, double seconds) {
   const DType type = dtype == "float64"    ? DType::kFloat64
                      : dtype == "bfloat16" ? DType::kBFloat16
                                            : DType::kFloat32;
-  const py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   return measure_peak(type, seconds) / 1e9;
 }
 
 double read_rate(const py::array_t<float, py::array::c_style>& data, double seconds) {
   const float* first = data.data();
   const py::ssize_t count = data.size();
-  const py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   return measure_reads(first, count, seconds) / 1e9;
 }
 
@@ -239,10 +233,12 @@ PyMethodDef fast_functions[] = {
 }  // namespace
 }  // namespace cpuattn
 
-PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
+PYBIND11_MODULE(_core_of_main, m, pybind11::mod_gil_not_used()) {
   namespace py = pybind11;
   if (PyModule_AddFunctions(m.ptr(), cpuattn::fast_functions) != 0) throw py::error_already_set();
   m.attr("__version__") = CPUATTN_VERSION;
+  m.def("ignored_threads", &cpuattn::ignored_num_threads,
+        "OMP_NUM_THREADS='...' if that is no number of threads, else an empty string.");
   m.def("config", &cpuattn::config, "What was compiled, what this CPU can run, what is used.");
   m.def("isas", &cpuattn::isa_names, "Instruction sets that can run here, best first.");
   m.def("_use_isa", &cpuattn::use_isa_name, py::arg("name"),
@@ -254,4 +250,14 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("get_num_threads", &cpuattn::get_num_threads, "See cpuattn.get_num_threads.");
   m.def("set_num_threads", &cpuattn::set_num_threads, py::arg("num_threads"),
         "See cpuattn.set_num_threads.");
+}
+
+// pybind11 asks for the GIL of the main interpreter as it sets up a module, and so never returns in
+// another one (in mod_wsgi, for example, every application has its own).
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return PyInit__core_of_main();
+  PyErr_SetString(PyExc_ImportError,
+                  "cpuattn cannot be imported in a sub-interpreter, only in the main one (for "
+                  "mod_wsgi: WSGIApplicationGroup %{GLOBAL})");
+  return nullptr;
 }

@@ -6,6 +6,7 @@
 
 #include "arguments.hpp"
 #include "cpuattn/cache.hpp"
+#include "unlocked.hpp"
 
 namespace cpuattn {
 namespace {
@@ -106,18 +107,6 @@ View rows_of(const View& view, std::ptrdiff_t entry, std::ptrdiff_t entries, std
   rows.shape[2] = end - begin;
   return rows;
 }
-
-// Without the GIL for its lifetime.
-class Unlocked {
- public:
-  Unlocked() : state_(PyEval_SaveThread()) {}
-  ~Unlocked() { PyEval_RestoreThread(state_); }
-  Unlocked(const Unlocked&) = delete;
-  Unlocked& operator=(const Unlocked&) = delete;
-
- private:
-  PyThreadState* state_;
-};
 
 bool store_moves(const View& source, const View& target, const View* scale,
                  const std::vector<Move>& moves) {

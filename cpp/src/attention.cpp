@@ -9,10 +9,13 @@
 #include <stdexcept>
 
 #include "call.hpp"
+#include "environment.hpp"
 #include "execute.hpp"
+#include "float_state.hpp"
 #include "kernel.hpp"
 #include "plan.hpp"
 #include "registry.hpp"
+#include "team.hpp"
 #include "threads.hpp"
 
 namespace cpuattn {
@@ -134,7 +137,8 @@ PlanLimits plan_limits(const Call& call, const PlanShape& shape) {
 }
 
 int threads_for(const Options& options) {
-  return usable_threads(options.num_threads > 0 ? options.num_threads : default_threads());
+  const int wanted = options.num_threads > 0 ? options.num_threads : default_threads();
+  return options.parallel_for.run ? wanted : usable_threads(wanted);
 }
 
 // The sums of attention_weights, pairs of a base and a sum, are those of its own products.
@@ -242,6 +246,7 @@ Explanation explain_pass(const Call& call, const PlanShape& shape, const Options
 
 void attention(const View& query, const View& key, const View& value, const View& output,
                const View* lse, const Options& options) {
+  const DefaultFloatState floats;
   const Call call = resolve(query, key, &value, &output, lse, options);
   if (call.query_offsets) {
     for (const bool few : {true, false}) attend(call, packed_shape(call, few), options, false);
@@ -252,6 +257,7 @@ void attention(const View& query, const View& key, const View& value, const View
 
 void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,
                        const Options& options) {
+  const DefaultFloatState floats;
   if (options.cu_seqlens_q) {
     throw std::invalid_argument("attention_weights takes no packed sequences");
   }
@@ -288,6 +294,7 @@ std::vector<Explanation> explain(const View& query, const View& key, const View&
 
 int get_num_threads() { return default_threads(); }
 void set_num_threads(int threads) { set_default_threads(threads); }
+std::string ignored_num_threads() { return ignored_threads(); }
 
 namespace {
 std::vector<std::string> names(const std::vector<const Isa*>& isas) {
@@ -337,6 +344,6 @@ double measure_reads(const float* data, std::ptrdiff_t count, double seconds) {
   return static_cast<double>(passes) * static_cast<double>(count) * sizeof(float) / took.count();
 }
 
-std::string openmp_name() { return openmp_runtime(); }
+std::string threads_name() { return team_name(); }
 
 }  // namespace cpuattn

@@ -194,11 +194,12 @@ void parallel_for(const Run& run, const Options& options, const Plan& plan, cons
     const Plan& plan;
     const Body& body;
   } context{run, plan, body};
-  ParallelFor loop;
+  Loop loop;
   loop.items = plan.work_items;
   loop.threads = plan.threads;
   loop.should_stop = options.should_stop;
   loop.stop_context = options.stop_context;
+  loop.parallel_for = options.parallel_for;
   loop.context = &context;
   loop.body = [](void* p, int thread, std::ptrdiff_t index, const StopCheck& stop) {
     const Context& c = *static_cast<const Context*>(p);

@@ -1,10 +1,10 @@
 #include "registry.hpp"
 
 #include <atomic>
-#include <cstdlib>
 #include <stdexcept>
 
 #include "cpu.hpp"
+#include "environment.hpp"
 
 namespace cpuattn {
 
@@ -102,29 +102,12 @@ std::vector<const Isa*> available_isas() {
 
 const Isa& current_isa() {
   if (const Isa* isa = chosen.load(std::memory_order_acquire)) return *isa;
-  const char* name = std::getenv("CPUATTN_ISA");
-  const Isa& isa = name && *name ? find_isa(name, "CPUATTN_ISA") : *available_isas().front();
+  const std::string name = requested_isa();
+  const Isa& isa = name.empty() ? *available_isas().front() : find_isa(name, "CPUATTN_ISA");
   chosen.store(&isa, std::memory_order_release);
   return isa;
 }
 
 void use_isa(const std::string& name) { chosen = &find_isa(name, "isa"); }
-
-int requested_threads() {
-  for (const char* variable : {"CPUATTN_NUM_THREADS", "OMP_NUM_THREADS"}) {
-    const char* text = std::getenv(variable);
-    if (!text || !*text) continue;
-    char* end = nullptr;
-    const long threads = std::strtol(text, &end, 10);
-    // OMP_NUM_THREADS may be a list, one number per nesting level: the first one is ours.
-    const bool whole = *end == '\0' || (*end == ',' && variable[0] == 'O');
-    if (!whole || threads < 1 || threads > 1 << 16) {
-      throw std::invalid_argument(std::string(variable) + "='" + text +
-                                  "' is not a number of threads; it must be a positive integer");
-    }
-    return static_cast<int>(threads);
-  }
-  return 0;
-}
 
 }  // namespace cpuattn

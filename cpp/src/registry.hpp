@@ -18,7 +18,4 @@ const Isa& current_isa();
 // For tests and benchmarks: uses another one from now on, in the whole process.
 void use_isa(const std::string& name);
 
-// CPUATTN_NUM_THREADS, else OMP_NUM_THREADS, else 0: not given. Throws on a bad value.
-int requested_threads();
-
 }  // namespace cpuattn

@@ -4,6 +4,7 @@
 #include "checks.hpp"
 #include "cpuattn/cache.hpp"
 #include "element_type.hpp"
+#include "float_state.hpp"
 #include "kernel.hpp"
 #include "registry.hpp"
 
@@ -138,6 +139,7 @@ void join_rows(Conversion& block) {
 }  // namespace
 
 bool store(const View& source, const View& target, const View* scale) {
+  const DefaultFloatState floats;
   check(source, target, scale);
   Conversion block = block_of(source, target, scale);
   join_rows(block);

@@ -1,17 +1,15 @@
 #include "threads.hpp"
 
-#include <dlfcn.h>
-#include <omp.h>
-#include <pthread.h>
-#include <sched.h>
-
 #include <atomic>
 #include <chrono>
-#include <ctime>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
-#include "registry.hpp"
+#include "cpus.hpp"
+#include "environment.hpp"
+#include "float_state.hpp"
+#include "team.hpp"
 
 namespace cpuattn {
 namespace {
@@ -23,16 +21,16 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kAskInterval{50};
 constexpr int kQuestionsPerLook = 16;
 
-// Shared by the threads of one call.
+// Shared by the threads of one loop.
 struct Progress {
-  const ParallelFor& loop;
+  const Loop& loop;
+  const std::thread::id caller = std::this_thread::get_id();
   std::atomic<std::ptrdiff_t> next{0};
-  std::atomic<int> working{0};
   std::atomic<bool> stopped{false};
   Clock::time_point last_asked = Clock::now();  // touched by the calling thread only
   int questions = 0;
 
-  explicit Progress(const ParallelFor& l) : loop(l) {}
+  explicit Progress(const Loop& l) : loop(l) {}
 
   void ask_caller() {
     const Clock::time_point now = Clock::now();
@@ -52,12 +50,13 @@ bool ask_as_worker(void* context) {
   return static_cast<Progress*>(context)->stopped.load(std::memory_order_relaxed);
 }
 
-void work(Progress& progress, int thread) {
-  const ParallelFor& loop = progress.loop;
+void work(void* context, int thread) {
+  auto& progress = *static_cast<Progress*>(context);
+  const Loop& loop = progress.loop;
   StopCheck stop;
   if (loop.should_stop) {
-    stop.ask = thread == 0 ? ask_as_caller : ask_as_worker;
-    stop.context = &progress;
+    const bool is_caller = std::this_thread::get_id() == progress.caller;
+    stop = {is_caller ? ask_as_caller : ask_as_worker, &progress};
   }
   for (;;) {
     const std::ptrdiff_t item = progress.next.fetch_add(1, std::memory_order_acq_rel);
@@ -66,67 +65,52 @@ void work(Progress& progress, int thread) {
   }
 }
 
-// The calling thread must go on asking while the others finish, so it does not wait in
-// OpenMP's barrier: it yields at first and then sleeps a little.
-void wait_and_ask(Progress& progress) {
-  for (int i = 0; progress.working.load(std::memory_order_acquire) > 0; ++i) {
-    if (i < 2000) {
-      sched_yield();
-      continue;
-    }
-    const timespec nap{0, 100000};
-    nanosleep(&nap, nullptr);
-    progress.ask_caller();
+// By the caller's own threads, whose state of floating-point numbers is unknown.
+void run_elsewhere(Progress& progress) {
+  const ParallelFor& parallel_for = progress.loop.parallel_for;
+  parallel_for.run(
+      parallel_for.pool, progress.loop.threads,
+      [](void* context, int thread) {
+        const DefaultFloatState floats;
+        work(context, thread);
+      },
+      &progress);
+}
+
+void run_here(Progress& progress) {
+  Shares shares;
+  shares.threads = progress.loop.threads;
+  shares.run = work;
+  shares.has_items = [](void* context) {
+    const auto& p = *static_cast<Progress*>(context);
+    return p.next.load(std::memory_order_relaxed) < p.loop.items;
+  };
+  if (progress.loop.should_stop) {
+    shares.wait = [](void* context) { static_cast<Progress*>(context)->ask_caller(); };
   }
-}
-
-std::atomic<bool> forked_child{false};
-std::atomic<bool> used_openmp{false};
-
-// A child of fork() has no worker threads, but libgomp believes that it has.
-void watch_forks() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] {
-    if (used_openmp.load()) forked_child.store(true);
-  });
-  (void)registered;
-}
-
-int cpus_of_process() {
-#if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-#endif
-  return omp_get_num_procs();
+  shares.context = &progress;
+  const int lost = lost_threads();
+  run_shares(shares);
+  if (lost == lost_threads()) return;
+  // A child was forked in the middle: what the other threads had begun is lost with them.
+  progress.next = 0;
+  work(&progress, 0);
 }
 
 std::atomic<int> chosen_threads{0};
 
 }  // namespace
 
-bool run(const ParallelFor& loop) {
+bool run(const Loop& loop) {
   Progress progress(loop);
   if (loop.threads <= 1) {
-    work(progress, 0);
-    return !progress.stopped;
-  }
-  watch_forks();
-  used_openmp = true;
-  progress.working = 0;
-#pragma omp parallel num_threads(loop.threads)
-  {
-    const int thread = omp_get_thread_num();
-    if (thread != 0) progress.working.fetch_add(1, std::memory_order_relaxed);
-    work(progress, thread);
-    if (thread != 0) progress.working.fetch_sub(1, std::memory_order_release);
-    if (thread == 0 && loop.should_stop) wait_and_ask(progress);
+    work(&progress, 0);
+  } else if (loop.parallel_for.run) {
+    run_elsewhere(progress);
+  } else {
+    run_here(progress);
   }
   return !progress.stopped;
-}
-
-int usable_threads(int wanted) {
-  if (wanted <= 1 || omp_in_parallel() || forked_child.load(std::memory_order_relaxed)) return 1;
-  return wanted;
 }
 
 int default_threads() {
@@ -145,16 +129,6 @@ void set_default_threads(int threads) {
                                 "; it must be at least 1");
   }
   chosen_threads = threads;
-}
-
-std::string openmp_runtime() {
-  Dl_info library{};
-  std::string name = "unknown";
-  if (dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &library) != 0 && library.dli_fname) {
-    name = library.dli_fname;
-    name = name.substr(name.rfind('/') + 1);
-  }
-  return name + ", OpenMP " + std::to_string(_OPENMP);
 }
 
 }  // namespace cpuattn

@@ -1,8 +1,9 @@
-// Running items on several threads. The only place that knows of OpenMP, forks and interrupts.
+// The items of a call, handed out to threads; interrupts; how many threads there are by default.
 #pragma once
 
 #include <cstddef>
-#include <string>
+
+#include "cpuattn/attention.hpp"
 
 namespace cpuattn {
 
@@ -12,26 +13,22 @@ struct StopCheck {
   void* context = nullptr;
 };
 
-// One thread's share of a call: body(context, thread, item) for items handed out in order.
-// Returns false if the call was interrupted.
-struct ParallelFor {
+// body(context, thread, item) for each item, which are handed out in order. Items may be run again,
+// by a child that is forked in the middle.
+struct Loop {
   std::ptrdiff_t items = 0;
   int threads = 1;
   void (*body)(void* context, int thread, std::ptrdiff_t item, const StopCheck& stop) = nullptr;
   void* context = nullptr;
   bool (*should_stop)(void*) = nullptr;  // of the caller, asked on the calling thread only
   void* stop_context = nullptr;
+  ParallelFor parallel_for;  // of the caller, instead of our threads
 };
-bool run(const ParallelFor& loop);
 
-// The most threads that a call may use here and now: 1 inside of another parallel region and in
-// a forked child, where OpenMP's runtime would hang.
-int usable_threads(int wanted);
+// False if the call was interrupted.
+bool run(const Loop& loop);
 
 int default_threads();
 void set_default_threads(int threads);
-
-// The file name of the OpenMP runtime in use and the version macro the core was built with.
-std::string openmp_runtime();
 
 }  // namespace cpuattn

@@ -19,7 +19,7 @@ COMMANDS = {
 }
 EPILOG = """\
 commands (each but info has its own --help):
-  info      versions, instruction sets, OpenMP runtime and threads
+  info      versions, instruction sets and threads
   demo      a trained language model that writes text; `demo chat "…"` answers you,
             `demo minilm` searches your text files
   bench     speed, error and memory beside NumPy, pure Python and installed peers

@@ -1,10 +1,14 @@
 """What was compiled, what this CPU can run, and how many threads a call uses."""
 
 import sys
+import warnings
 
 import numpy as np
 
 from cpuattn import _core
+
+if _ignored := _core.ignored_threads():
+    warnings.warn(f"{_ignored} is no number of threads: ignored", RuntimeWarning, stacklevel=2)
 
 
 def isas() -> list[str]:
@@ -27,7 +31,8 @@ def get_num_threads() -> int:
     -------
     int
         What `set_num_threads` set, else ``CPUATTN_NUM_THREADS``, else ``OMP_NUM_THREADS``, else
-        the number of CPUs that this process may run on.
+        the number of CPUs that this process may run on, or the CPU quota of its container (Linux
+        control groups), rounded up, if that is smaller.
     """
     return _core.get_num_threads()
 
@@ -62,11 +67,10 @@ def show_config() -> None:
     lines = {
         "cpuattn": config["version"],
         "compiler": config["compiler"],
-        "openmp": config["openmp"],
         "isas compiled": ", ".join(config["isas_compiled"]),
         "isas available": ", ".join(config["isas_available"]),
         "isa used": config["isa"],
-        "threads": config["num_threads"],
+        "threads": f"{config['num_threads']}, {config['threads_by']}",
         "numpy": np.__version__,
         "python": sys.version.split()[0],
     }

@@ -1,6 +1,5 @@
-// The C++ API: results against a plain double loop for every ISA and thread count, calls inside of
-// another OpenMP region, memory that ends at a page that may not be touched, and interrupts.
-#include <omp.h>
+// The C++ API: results against a plain double loop for every ISA and thread count, memory that ends
+// at a page that may not be touched, and interrupts.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "array.hpp"
 #include "check.hpp"
 #include "cpuattn/attention.hpp"
 
@@ -17,30 +17,7 @@ namespace {
 
 using cpuattn::Options;
 using cpuattn::View;
-
-// A contiguous float array (heads, length, dims).
-struct Array {
-  std::vector<float> data;
-  View view;
-
-  Array(std::ptrdiff_t heads, std::ptrdiff_t length, std::ptrdiff_t dims, unsigned seed)
-      : data(static_cast<std::size_t>(heads * length * dims)) {
-    for (float& x : data) {
-      seed = seed * 1664525u + 1013904223u;
-      x = static_cast<float>(seed >> 8) / 8388608.0f - 1.0f;
-    }
-    view.data = data.data();
-    view.rank = 3;
-    const std::ptrdiff_t shape[] = {heads, length, dims};
-    for (int i = 2; i >= 0; --i) {
-      view.shape[i] = shape[i];
-      view.stride[i] = i == 2 ? 4 : view.stride[i + 1] * shape[i + 1];
-    }
-  }
-  float at(std::ptrdiff_t head, std::ptrdiff_t row, std::ptrdiff_t dim) const {
-    return data[static_cast<std::size_t>((head * view.shape[1] + row) * view.shape[2] + dim)];
-  }
-};
+using test::Array;
 
 // The largest difference from softmax(scale Q K^T) V in double; causal is bottom-right.
 double error(const Array& q, const Array& k, const Array& v, const Array& out, bool causal) {
@@ -101,20 +78,6 @@ void results() {
     }
   }
   cpuattn::use_isa_name(cpuattn::isa_names().front());
-}
-
-void inside_of_another_region() {
-  const Array q(4, 64, 32, 1), k(4, 300, 32, 2), v(4, 300, 32, 3);
-  Array alone(4, 64, 32, 4);
-  cpuattn::attention(q.view, k.view, v.view, alone.view, nullptr, {});
-  std::vector<int> same(8);
-#pragma omp parallel for num_threads(4)
-  for (int i = 0; i < 8; ++i) {
-    Array out(4, 64, 32, 5);
-    cpuattn::attention(q.view, k.view, v.view, out.view, nullptr, {});
-    same[static_cast<std::size_t>(i)] = out.data == alone.data;
-  }
-  for (int ok : same) test::check(ok == 1, "a call inside of another parallel region");
 }
 
 // Memory that ends where a page begins that may not be read or written.
@@ -220,7 +183,6 @@ void bad_arguments() {
 
 int main() {
   results();
-  inside_of_another_region();
   stays_inside();
   interrupts();
   calls_within_calls();

@@ -50,6 +50,14 @@ struct View {
   std::ptrdiff_t stride[kMaxRank] = {};
 };
 
+// Threads that the caller brings along. run(pool, count, body, context) calls body(context, i) for
+// each i in [0, count), on any threads at once or one after the other, and returns when all calls
+// have returned. A call of body that begins late finds nothing left to do.
+struct ParallelFor {
+  void (*run)(void* pool, int count, void (*body)(void* context, int i), void* context) = nullptr;
+  void* pool = nullptr;
+};
+
 // Every option of one call; what is not set is off. Shapes in brackets may be broadcast.
 struct Options {
   std::optional<View> mask;                  // bool [..., Hq, Lq, Lk]: true = may attend
@@ -81,6 +89,10 @@ struct Options {
   // with block_table only cu_seqlens_q. Other options have the shapes of a batch of B padded to the
   // longest sequences; lse is [total, Hq].
   std::optional<View> cu_seqlens_q, cu_seqlens_k;
+
+  // Runs the work on the caller's threads instead of the library's own; count is num_threads or
+  // less. should_stop is then asked only while the calling thread is in body.
+  ParallelFor parallel_for;
 
   // Asked about every 50 ms on the calling thread; true ends the call with Interrupted.
   bool (*should_stop)(void*) = nullptr;
@@ -145,8 +157,12 @@ void attention_weights(const View& query, const View& key, const View& output, W
 std::vector<Explanation> explain(const View& query, const View& key, const View& value,
                                  const View* output, const Options& options);
 
+// CPUATTN_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that the process may use: its affinity,
+// or the quota of its container if that is smaller. What set_num_threads said takes precedence.
 int get_num_threads();
 void set_num_threads(int threads);
+// OMP_NUM_THREADS as it is set, if it is no number of threads and therefore ignored; else empty.
+std::string ignored_num_threads();
 
 std::vector<std::string> compiled_isa_names();
 std::vector<std::string> isa_names();  // that this CPU can run, best first
@@ -162,7 +178,7 @@ double measure_peak(DType dtype, double seconds);
 // the caches hold, the limit of decode.
 double measure_reads(const float* data, std::ptrdiff_t count, double seconds);
 
-// The OpenMP runtime in use.
-std::string openmp_name();
+// What runs the threads: "own pool", or the OpenMP runtime of a build with CPUATTN_OPENMP.
+std::string threads_name();
 
 }  // namespace cpuattn
