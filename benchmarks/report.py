@@ -1,15 +1,18 @@
 """Make the documentation's tables and pictures from a run: python benchmarks/report.py [OPTIONS].
 
-Writes the tables of README.md and docs/performance.md between their two markers, docs/benchmarks.md
-with every cell, and three pictures beside it. With --check nothing is written; the exit status
+Writes the tables of README.md and docs/performance.md between their markers, docs/benchmarks.md
+with every cell, and three pictures beside it. The second table of docs/performance.md is that of
+in_turn.py, if in_turn.json lies beside the run. With --check nothing is written; the exit status
 tells whether all is fresh.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import bars
+import in_turn
 import lines
 import page
 import readme
@@ -18,30 +21,34 @@ import regimes
 from cpuattn.bench.results import Record, load
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN = "<!-- benchmark:begin -->\n"
-END = "<!-- benchmark:end -->"
 
 
-def insert(text: str, table: str) -> str:
-    """Put a table between the markers of a page.
+def insert(text: str, table: str, name: str = "benchmark") -> str:
+    """Put a table between the markers of a page that have this name.
 
     Raises
     ------
     ValueError
         If the page does not have each marker once, in this order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"needs one line {BEGIN.strip()} and, after it, one {END}")
-    return f"{before}{BEGIN}{table}\n{END}{after}"
+    first, last = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end or first in rest or last in after:
+        raise ValueError(f"needs one line {first.strip()} and, after it, one {last}")
+    return f"{before}{first}{table}\n{last}{after}"
 
 
-def pages(record: Record, root: Path) -> dict[Path, str]:
+def pages(record: Record, turns: dict[str, Any] | None, root: Path) -> dict[Path, str]:
     """Make the text of every file below the root that shows a run."""
     docs, pictures = root / "docs", root / "docs" / "pictures"
-    tables = {root / "README.md": readme.text, docs / "performance.md": regimes.text}
-    return {path: _with_table(path, text(record)) for path, text in tables.items()} | {
+    tables = {
+        root / "README.md": {"benchmark": readme.text(record)},
+        docs / "performance.md": {"benchmark": regimes.text(record)},
+    }
+    if turns:
+        tables[docs / "performance.md"]["in-turn"] = in_turn.text(turns)
+    return {path: _with_tables(path, found) for path, found in tables.items()} | {
         docs / "benchmarks.md": page.text(record),
         pictures / "benchmark-share.svg": bars.share(record),
         pictures / "benchmark-time.svg": lines.time(record),
@@ -49,11 +56,14 @@ def pages(record: Record, root: Path) -> dict[Path, str]:
     }
 
 
-def _with_table(path: Path, table: str) -> str:
+def _with_tables(path: Path, tables: dict[str, str]) -> str:
+    text = _read(path)
     try:
-        return insert(_read(path), table)
+        for name, table in tables.items():
+            text = insert(text, table, name)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
+    return text
 
 
 def main() -> int:
@@ -64,7 +74,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only compare; 1 if one is stale")
     args = parser.parse_args()
     try:
-        texts = pages(load(args.json), args.root)
+        texts = pages(load(args.json), in_turn.load(args.json.parent), args.root)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -70,10 +70,18 @@ class Pool {
   struct Worker {
     Pool& pool;
     Placement placement;
-    int cpu = -1;         // that it last worked on
+    int cpu = -1;         // that it last worked on; -1: nobody knows
+    int kept_off = -1;    // since then
     int short_waits = 0;  // in a row
 
     explicit Worker(Pool& p) : pool(p) {}
+
+    // The scheduler may wake a thread on the CPU that it ran on, to wait there for its caller.
+    void make_way(int caller) {
+      if (caller < 0 || (cpu >= 0 ? cpu != caller : kept_off == caller)) return;
+      if (placement.keep_off(caller)) kept_off = caller;
+      cpu = -1;
+    }
   };
 
   // The mutex is held for less time than it takes to sleep and be woken.
@@ -95,13 +103,7 @@ class Pool {
       const Lock locked = lock();
       jobs_.reserve(jobs_.size() + 1);
       hire(wanted);
-      // The scheduler may wake a thread on the CPU that it ran on, to wait there for its caller.
-      for (const auto& worker : workers_) {
-        if (here >= 0 && worker->cpu == here) {
-          worker->placement.keep_off(here);
-          worker->cpu = -1;
-        }
-      }
+      for (const auto& worker : workers_) worker->make_way(here);
       jobs_.push_back(&job);
       posted_at_ = Clock::now();
       sleepers = std::min(wanted, sleepers_);
@@ -191,6 +193,7 @@ class Pool {
     const int cpu = current_cpu();
     locked = lock();
     self.cpu = cpu;
+    self.kept_off = -1;
     if (sleeping_callers_ > 0) done_.notify_all();
   }
 

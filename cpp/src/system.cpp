@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <cstdint>
 #include <cstring>
 #include <new>
 #include <system_error>
@@ -13,7 +12,6 @@
 #if defined(__linux__)
 #include <link.h>
 #include <sched.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -76,29 +74,7 @@ int cpus_of_mask() {
   return CPU_COUNT(&mask) > 0 ? CPU_COUNT(&mask) : known_cpus();
 }
 
-namespace {
-
-// Asks for the shortest turns: a thread that wakes with them takes the CPU from one of another
-// library that spins there with turns of the default length. Both get their half in the long run.
-// Linux 6.12 and later; else nothing happens. See sched_setattr(2).
-void ask_for_short_turns() {
-  struct {
-    std::uint32_t size, policy;
-    std::uint64_t flags;
-    std::int32_t nice;
-    std::uint32_t priority;
-    std::uint64_t runtime, deadline, period;  // nanoseconds
-  } attributes{};
-  attributes.size = sizeof(attributes);
-  attributes.nice = getpriority(PRIO_PROCESS, 0);
-  attributes.runtime = 100000;
-  syscall(SYS_sched_setattr, 0, &attributes, 0);
-}
-
-}  // namespace
-
 void Placement::take_calling_thread() {
-  ask_for_short_turns();
   const cpu_set_t mask = process_mask();
   static_assert(sizeof(mask) == sizeof(Mask), "of 1024 CPUs");
   if (CPU_COUNT(&mask) == 0 || sched_setaffinity(0, sizeof(mask), &mask) != 0) return;
@@ -107,14 +83,15 @@ void Placement::take_calling_thread() {
   thread_ = static_cast<int>(syscall(SYS_gettid));
 }
 
-void Placement::keep_off(int cpu) {
+bool Placement::keep_off(int cpu) {
   cpu_set_t mask;
-  if (thread_ == 0 || sched_getaffinity(thread_, sizeof(mask), &mask) != 0) return;
+  if (thread_ == 0 || sched_getaffinity(thread_, sizeof(mask), &mask) != 0) return false;
   if (std::memcmp(&mask, narrowed_, sizeof(mask)) != 0) std::memcpy(allowed_, &mask, sizeof(mask));
   std::memcpy(&mask, allowed_, sizeof(mask));
   CPU_CLR(static_cast<unsigned>(cpu), &mask);
-  if (CPU_COUNT(&mask) == 0 || sched_setaffinity(thread_, sizeof(mask), &mask) != 0) return;
+  if (CPU_COUNT(&mask) == 0 || sched_setaffinity(thread_, sizeof(mask), &mask) != 0) return false;
   std::memcpy(narrowed_, &mask, sizeof(mask));
+  return true;
 }
 
 int current_cpu() { return sched_getcpu(); }
@@ -123,7 +100,7 @@ int current_cpu() { return sched_getcpu(); }
 
 int cpus_of_mask() { return known_cpus(); }
 void Placement::take_calling_thread() {}
-void Placement::keep_off(int) {}
+bool Placement::keep_off(int) { return false; }
 int current_cpu() { return -1; }
 
 #endif

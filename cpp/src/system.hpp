@@ -12,8 +12,9 @@ class Placement {
  public:
   // Of the calling thread, which then may use every CPU that the process may use.
   void take_calling_thread();
-  // Moves the thread off this CPU, if it may use others. Called from any thread, one at a time.
-  void keep_off(int cpu);
+  // Moves the thread off this CPU, if it may use others; whether it did. Called from any thread,
+  // one at a time.
+  bool keep_off(int cpu);
 
  private:
   static constexpr int kWords = 16;  // 1024 CPUs
