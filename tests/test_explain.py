@@ -90,14 +90,46 @@ def packed(queries: list[int], keys: list[int], heads: int = 4) -> tuple[Array, 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_packed_sequences_have_a_plan_for_each_kernel(threads: int) -> None:
-    """That of a batch of all sequences, padded to the longest of those that it is for."""
-    queries, keys = [1, 70, 4, 0, 5], [2000, 300, 10, 9000, 900]
+    """Sequences of one length have the plan of a batch of them."""
+    queries, keys = [3, 3, 70, 70, 70], [2000, 2000, 900, 900, 900]
     plans = cpuattn.explain_varlen(*packed(queries, keys), num_threads=threads)
     assert [plan["kernel"] for plan in plans] == ["decode", "forward"]
-    for plan, rows, length in zip(plans, (4, 70), (9000, 900), strict=True):
-        shape = Shape(rows, length, heads=4, kv_heads=2, batch=5)
+    for plan, batch, rows, length in zip(plans, (2, 3), (3, 70), (2000, 900), strict=True):
+        shape = Shape(rows, length, heads=4, kv_heads=2, batch=batch)
         arrays = shape.arrays(np.random.default_rng(0), np.float32)
         assert plan == cpuattn.explain(*arrays, num_threads=threads)
+
+
+@pytest.mark.usefixtures("isa")
+def test_packed_sequences_have_the_items_of_each() -> None:
+    """Nothing is planned for the padding, nor for the sequences of the other kernel."""
+    queries, keys = [1, 70, 4, 0, 5], [2000, 300, 10, 9000, 900]
+    few, others = cpuattn.explain_varlen(*packed(queries, keys), num_threads=1)
+    kv_heads, group = 2, 2
+    assert few["work_items"] == 2 * kv_heads
+    assert few["num_chunks"] == -(-2000 // few["key_chunk"])
+    blocks = [-(-rows * group // others["query_block"]) for rows in (70, 5)]
+    assert others["work_items"] == sum(blocks) * kv_heads
+    assert others["num_chunks"] == -(-900 // others["key_chunk"])
+
+
+@pytest.mark.usefixtures("isa")
+def test_long_sequence_among_short_ones_has_the_items_of_its_own() -> None:
+    queries = [10] * 1000 + [2000]
+    (plan,) = cpuattn.explain_varlen(*packed(queries, queries), num_threads=1)
+    short, long = (-(-2 * rows // plan["query_block"]) for rows in (10, 2000))
+    assert plan["work_items"] == 2 * (1000 * short + long)
+
+
+@pytest.mark.usefixtures("isa")
+def test_one_long_sequence_of_few_rows_is_split() -> None:
+    """Else one thread reads all of its keys while the others have nothing to do."""
+    lengths = [10**6] + [20] * 999
+    query = np.broadcast_to(np.float32(0), (1000, 1, 1, 64))
+    key = np.broadcast_to(np.float32(0), (1000, 1, 10**6, 64))
+    plan = cpuattn.explain(query, key, key, key_lengths=lengths, num_threads=2)
+    assert plan["work_items"] == 999 + plan["num_chunks"]
+    assert plan["num_chunks"] == -(-(10**6) // plan["key_chunk"])
 
 
 @pytest.mark.parametrize(

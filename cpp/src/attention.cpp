@@ -3,72 +3,24 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <memory>
-#include <new>
-#include <stdexcept>
+#include <string>
+#include <utility>
 
 #include "call.hpp"
+#include "checks.hpp"
 #include "environment.hpp"
 #include "execute.hpp"
 #include "float_state.hpp"
 #include "kernel.hpp"
+#include "memory.hpp"
 #include "plan.hpp"
 #include "registry.hpp"
+#include "sizes.hpp"
 #include "team.hpp"
 #include "threads.hpp"
 
 namespace cpuattn {
 namespace {
-
-struct FreeMemory {
-  void operator()(unsigned char* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<unsigned char, FreeMemory>;
-
-Memory allocate(std::size_t bytes) {
-  Memory memory(static_cast<unsigned char*>(std::aligned_alloc(64, align(bytes))));
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-
-// Memory that a thread keeps from call to call: small calls would spend most of their time in
-// malloc and page faults otherwise. A call from within should_stop (a signal handler, say) finds
-// it in use and gets memory of its own.
-class Scratch {
- public:
-  explicit Scratch(std::size_t bytes) : owner_(!kept.in_use) {
-    if (!owner_) {
-      own_ = allocate(bytes);
-      return;
-    }
-    if (bytes > kept.capacity) {
-      kept.memory.reset();
-      kept.capacity = 0;
-      kept.memory = allocate(bytes);
-      kept.capacity = bytes;
-    }
-    kept.in_use = true;
-  }
-  ~Scratch() {
-    if (owner_) kept.in_use = false;
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  unsigned char* data() const { return owner_ ? kept.memory.get() : own_.get(); }
-
- private:
-  struct Kept {
-    Memory memory;
-    std::size_t capacity = 0;
-    bool in_use = false;
-  };
-  static thread_local Kept kept;
-  bool owner_;
-  Memory own_;
-};
-thread_local Scratch::Kept Scratch::kept;
 
 PlanShape plan_shape(const Call& call) {
   const Shapes& s = call.shapes;
@@ -83,24 +35,23 @@ PlanShape plan_shape(const Call& call) {
           call.right < s.key_length};
 }
 
-const Kernels& kernels_for(DType dtype) {
-  const Isa& isa = current_isa();
+// The ISA of a call is read once: another thread may choose another one while it runs.
+const Kernels& kernels_of(const Isa& isa, DType dtype) {
   return dtype == DType::kFloat64 ? isa.float64 : isa.float32;
 }
 
 // bfloat16 throughout is multiplied as it is where the ISA can: weights of as many digits as the
 // result has. A wider `out` asks for more of them.
-bool has_bfloat16_products(const Call& call) {
+bool has_bfloat16_products(const Isa& isa, const Call& call) {
   constexpr DType kNarrow = DType::kBFloat16;
-  return current_isa().bfloat16 && call.query.dtype == kNarrow && call.key.dtype == kNarrow &&
+  return isa.bfloat16 && call.query.dtype == kNarrow && call.key.dtype == kNarrow &&
          call.value.dtype == kNarrow && (!call.output || call.output.dtype == kNarrow);
 }
 
 // Few rows over an int8 cache likewise.
-bool has_int8_products(const Call& call, const Plan& plan) {
-  const Int8Kernels* const int8 = current_isa().int8;
-  return int8 && plan.decode && call.key.dtype == DType::kInt8 &&
-         call.shapes.head_dim <= int8->most_head_dim;
+bool has_int8_products(const Isa& isa, const Call& call, const Plan& plan) {
+  return isa.int8 && plan.decode && call.key.dtype == DType::kInt8 &&
+         call.shapes.head_dim <= isa.int8->most_head_dim;
 }
 
 // What a thread may use: half of it for its own work, and what is left for results that wait.
@@ -129,8 +80,7 @@ PlanLimits plan_limits(const Kernels& kernels, const PlanShape& shape, int query
 
 // Two blocks of queries share what is made for them: keys and values of a narrow type are
 // converted, or pairs of them interleaved, and pages copied.
-PlanLimits plan_limits(const Call& call, const PlanShape& shape) {
-  const Kernels& kernels = kernels_for(call.dtype);
+PlanLimits plan_limits(const Kernels& kernels, const Call& call, const PlanShape& shape) {
   const bool converts = call.key.dtype != call.dtype || call.pages.table;
   const bool pairs = converts && shape.rows() >= kernels.pair_block;
   return plan_limits(kernels, shape, pairs ? kernels.pair_block : kernels.query_block);
@@ -142,65 +92,131 @@ int threads_for(const Options& options) {
 }
 
 // The sums of attention_weights, pairs of a base and a sum, are those of its own products.
-void choose_kernel(Run& run, bool raw_sums) {
-  const Isa& isa = current_isa();
+void choose_kernel(Run& run, const Isa& isa, bool raw_sums) {
   const bool decode = run.plan.decode;
   run.raw_sums = raw_sums;
   run.kernel = decode ? run.kernels.decode : run.kernels.forward;
   run.kernel_scratch = decode ? run.kernels.decode_scratch : run.kernels.forward_scratch;
   if (raw_sums) return;
-  if (has_bfloat16_products(run.call)) {
+  if (has_bfloat16_products(isa, run.call)) {
     run.kernel = decode ? isa.bfloat16->decode : isa.bfloat16->forward;
-  } else if (has_int8_products(run.call, run.plan)) {
+  } else if (has_int8_products(isa, run.call, run.plan)) {
     run.kernel = isa.int8->decode;
     run.kernel_scratch = isa.int8->decode_scratch;
     run.least_rows = isa.int8->least_rows;
   }
 }
 
-void attend(const Call& call, const PlanShape& shape, const Options& options, bool raw_sums) {
-  const Kernels& kernels = kernels_for(call.dtype);
-  const Plan plan = make_plan(shape, plan_limits(call, shape), threads_for(options));
+// What one kernel is to do: all of a call, or of packed sequences those with few rows or the
+// others. `parts`: of entries of unequal lengths.
+struct Pass {
+  PlanShape shape;
+  std::vector<Part> parts;
+};
+
+// The scratch of all threads.
+std::size_t thread_memory(const Run& run) {
+  const auto one = static_cast<std::ptrdiff_t>(run.thread_bytes);
+  return static_cast<std::size_t>(product(one, run.plan.threads));
+}
+
+void attend(const Call& call, const Isa& isa, Pass pass, const Options& options, bool raw_sums) {
+  const Kernels& kernels = kernels_of(isa, call.dtype);
+  const PlanShape& shape = pass.shape;
+  const Plan plan = make_plan(shape, plan_limits(kernels, call, shape), threads_for(options),
+                              std::move(pass.parts));
   if (plan.work_items == 0) return;
   Run run{call, kernels, plan, shape};
-  choose_kernel(run, raw_sums);
+  choose_kernel(run, isa, raw_sums);
   lay_out(run);
-  const std::size_t own = run.thread_bytes * static_cast<std::size_t>(plan.threads);
+  const std::size_t own = thread_memory(run);
   const Scratch scratch(own + plan.partial_bytes);
   run.scratch = scratch.data();
   run.partials = run.scratch + own;
   execute_attention(run, options);
 }
 
-// Sequences with few rows, or the others, padded to the longest of them.
-PlanShape packed_shape(const Call& call, bool few) {
-  const std::ptrdiff_t decode_rows = kernels_for(call.dtype).decode_rows;
-  PlanShape shape = plan_shape(call);
-  shape.query_length = shape.key_length = 0;
-  for (std::ptrdiff_t b = 0; b < shape.batch; ++b) {
-    const std::ptrdiff_t queries = call.query_offsets[b + 1] - call.query_offsets[b];
-    const std::ptrdiff_t keys =
-        call.key_offsets ? call.key_offsets[b + 1] - call.key_offsets[b] : call.shapes.key_length;
-    if ((queries * shape.group <= decode_rows) != few) continue;
+// Entry by entry: entries of equal lengths next to each other make one part.
+class PassOf {
+ public:
+  explicit PassOf(const Call& call) : call_(call), pass_{plan_shape(call), {}} {
+    pass_.shape.query_length = pass_.shape.key_length = 0;
+  }
+  void add(std::ptrdiff_t entry, std::ptrdiff_t queries, std::ptrdiff_t keys) {
+    if (queries == 0) return;
+    PlanShape& shape = pass_.shape;
     shape.query_length = std::max(shape.query_length, queries);
     shape.key_length = std::max(shape.key_length, keys);
+    const std::ptrdiff_t head = entry * shape.kv_heads, rows = queries * shape.group;
+    std::vector<Part>& parts = pass_.parts;
+    if (!parts.empty()) {
+      Part& last = parts.back();
+      if (last.rows == rows && last.key_length == keys &&
+          last.first_head + last.num_heads == head) {
+        last.num_heads += shape.kv_heads;
+        return;
+      }
+    }
+    parts.push_back({head, shape.kv_heads, rows, keys});
   }
-  return shape;
+  Pass take() { return std::move(pass_); }
+
+ private:
+  const Call& call_;
+  Pass pass_;
+};
+
+std::ptrdiff_t keys_of(const Call& call, std::ptrdiff_t entry) {
+  if (call.key_lengths) {
+    return static_cast<std::ptrdiff_t>(integer_at(call.key_lengths, call.shapes, entry));
+  }
+  return call.key_offsets ? call.key_offsets[entry + 1] - call.key_offsets[entry]
+                          : call.shapes.key_length;
+}
+
+// Of packed sequences those with few rows, or the others.
+Pass packed_pass(const Call& call, const Kernels& kernels, bool few) {
+  PassOf pass(call);
+  if (call.shapes.query_length == 0) return pass.take();
+  for (std::ptrdiff_t entry = 0; entry < call.shapes.batch; ++entry) {
+    const std::ptrdiff_t queries = call.query_offsets[entry + 1] - call.query_offsets[entry];
+    if ((queries * call.shapes.group <= kernels.decode_rows) != few) continue;
+    pass.add(entry, queries, keys_of(call, entry));
+  }
+  return pass.take();
+}
+
+// More entries than these are items enough for any number of threads, whatever their lengths.
+constexpr std::ptrdiff_t kMostUnequalEntries = 1 << 20;
+
+Pass plain_pass(const Call& call) {
+  const Shapes& s = call.shapes;
+  PlanShape shape = plan_shape(call);
+  if (!call.key_lengths || s.batch > kMostUnequalEntries || s.batch == 0) return {shape, {}};
+  if (call.key_lengths.count == 1) {
+    shape.key_length = keys_of(call, 0);
+    return {shape, {}};
+  }
+  PassOf pass(call);
+  for (std::ptrdiff_t entry = 0; entry < s.batch; ++entry) {
+    pass.add(entry, s.query_length, keys_of(call, entry));
+  }
+  return pass.take();
 }
 
 // The base and the sum of every row, as pairs in memory that `call.lse` then names: the
 // forward pass over values of no dimensions.
-std::vector<unsigned char> find_sums(Call& call, const Options& options) {
+Memory find_sums(Call& call, const Isa& isa, const Options& options) {
   const Shapes shapes = call.shapes;
-  const Operand weights = call.output;
   const std::ptrdiff_t pair = 2 * element_size(call.dtype);
-  std::vector<unsigned char> sums(
-      static_cast<std::size_t>(shapes.batch * shapes.query_heads * shapes.query_length * pair));
+  const std::ptrdiff_t head = product(pair, shapes.query_length);
+  const std::ptrdiff_t entry = product(head, shapes.query_heads);
+  Memory sums = allocate(static_cast<std::size_t>(product(entry, shapes.batch)));
   call.lse = Operand{};
-  call.lse.data = reinterpret_cast<char*>(sums.data());
+  call.lse.data = reinterpret_cast<char*>(sums.get());
   call.lse.stride[1] = pair;
-  call.lse.stride[0] = pair * shapes.query_length;
-  std::ptrdiff_t stride = call.lse.stride[0] * shapes.query_heads;
+  call.lse.stride[0] = head;
+  std::ptrdiff_t stride = entry;
   for (int i = shapes.batch_rank - 1; i >= 0; --i) {
     call.lse.batch_stride[i] = stride;
     stride *= shapes.batch_shape[i];
@@ -209,28 +225,30 @@ std::vector<unsigned char> find_sums(Call& call, const Options& options) {
   call.value_scale = call.key_scale;
   call.pages.value = call.pages.key;
   call.shapes.value_dim = 0;
-  attend(call, plan_shape(call), options, true);
-  call.output = weights;
+  attend(call, isa, plain_pass(call), options, true);
   return sums;
 }
 
-const char* products_of(const Call& call, const PlanShape& shape, const Plan& plan) {
+const char* products_of(const Isa& isa, const Call& call, const PlanShape& shape,
+                        const Plan& plan) {
   if (call.dtype == DType::kFloat64) return "float64";
-  if (has_bfloat16_products(call)) return "bfloat16";
-  const bool int8 = has_int8_products(call, plan);
-  return int8 && shape.rows() >= current_isa().int8->least_rows ? "int8" : "float32";
+  if (has_bfloat16_products(isa, call)) return "bfloat16";
+  const bool int8 = has_int8_products(isa, call, plan);
+  return int8 && shape.rows() >= isa.int8->least_rows ? "int8" : "float32";
 }
 
-Explanation explain_pass(const Call& call, const PlanShape& shape, const Options& options) {
-  const Kernels& kernels = kernels_for(call.dtype);
-  const Plan plan = make_plan(shape, plan_limits(call, shape), threads_for(options));
+Explanation explain_pass(const Call& call, const Isa& isa, Pass pass, const Options& options) {
+  const Kernels& kernels = kernels_of(isa, call.dtype);
+  const PlanShape& shape = pass.shape;
+  const Plan plan = make_plan(shape, plan_limits(kernels, call, shape), threads_for(options),
+                              std::move(pass.parts));
   Explanation e;
-  e.isa = current_isa().name;
-  e.products = products_of(call, shape, plan);
+  e.isa = isa.name;
+  e.products = products_of(isa, call, shape, plan);
   e.kernel = plan.work_items == 0 ? "empty" : plan.decode ? "decode" : "forward";
   if (plan.work_items == 0) return e;
   Run run{call, kernels, plan, shape};
-  choose_kernel(run, false);
+  choose_kernel(run, isa, false);
   lay_out(run);
   e.query_block = plan.query_block;
   e.key_block = plan.decode ? kernels.decode_block : kernels.key_block;
@@ -238,7 +256,7 @@ Explanation explain_pass(const Call& call, const PlanShape& shape, const Options
   e.num_chunks = plan.num_chunks;
   e.work_items = plan.work_items;
   e.threads = plan.threads;
-  e.scratch_bytes = run.thread_bytes * static_cast<std::size_t>(plan.threads) + plan.partial_bytes;
+  e.scratch_bytes = thread_memory(run) + plan.partial_bytes;
   return e;
 }
 
@@ -248,35 +266,39 @@ void attention(const View& query, const View& key, const View& value, const View
                const View* lse, const Options& options) {
   const DefaultFloatState floats;
   const Call call = resolve(query, key, &value, &output, lse, options);
-  if (call.query_offsets) {
-    for (const bool few : {true, false}) attend(call, packed_shape(call, few), options, false);
-  } else {
-    attend(call, plan_shape(call), options, false);
+  if (is_empty(output) && !lse) return;
+  const Isa& isa = current_isa();
+  if (!call.query_offsets) return attend(call, isa, plain_pass(call), options, false);
+  const Kernels& kernels = kernels_of(isa, call.dtype);
+  for (const bool few : {true, false}) {
+    attend(call, isa, packed_pass(call, kernels, few), options, false);
   }
 }
 
 void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,
                        const Options& options) {
   const DefaultFloatState floats;
-  if (options.cu_seqlens_q) {
-    throw std::invalid_argument("attention_weights takes no packed sequences");
+  if (options.cu_seqlens_q) fail("attention_weights takes no packed sequences");
+  if (stage > WeightStage::kWeights) {
+    fail("stage is " + std::to_string(static_cast<int>(stage)) + "; it is none of WeightStage");
   }
   Call call = resolve(query, key, nullptr, &output, nullptr, options);
-  std::vector<unsigned char> sums;
-  if (stage == WeightStage::kWeights) sums = find_sums(call, options);
-  const Kernels& kernels = kernels_for(call.dtype);
+  if (is_empty(output)) return;
+  const Isa& isa = current_isa();
+  Memory sums;
+  if (stage == WeightStage::kWeights) sums = find_sums(call, isa, options);
+  const Kernels& kernels = kernels_of(isa, call.dtype);
   const PlanShape shape = plan_shape(call);
   PlanLimits limits = plan_limits(kernels, shape, kernels.query_block);
-  limits.decode_rows = 0;  // always queries in the lanes
-  Plan plan = make_plan(shape, limits, threads_for(options));
-  if (plan.work_items == 0) return;
-  if (plan.split) plan = unsplit(plan);
+  limits.decode_rows = 0;    // always queries in the lanes
+  limits.partial_bytes = 0;  // and all keys of a row at once
+  const Plan plan = make_plan(shape, limits, threads_for(options));
   Run run{call, kernels, plan, shape};
   run.kernel = kernels.weights;
   run.kernel_scratch = kernels.forward_scratch;
   run.stage = static_cast<Stage>(stage);
   lay_out(run);
-  const Scratch scratch(run.thread_bytes * static_cast<std::size_t>(plan.threads));
+  const Scratch scratch(thread_memory(run));
   run.scratch = scratch.data();
   execute_weights(run, options);
 }
@@ -284,9 +306,11 @@ void attention_weights(const View& query, const View& key, const View& output, W
 std::vector<Explanation> explain(const View& query, const View& key, const View& value,
                                  const View* output, const Options& options) {
   const Call call = resolve(query, key, &value, output, nullptr, options);
-  if (!call.query_offsets) return {explain_pass(call, plan_shape(call), options)};
-  const Explanation few = explain_pass(call, packed_shape(call, true), options);
-  const Explanation others = explain_pass(call, packed_shape(call, false), options);
+  const Isa& isa = current_isa();
+  if (!call.query_offsets) return {explain_pass(call, isa, plain_pass(call), options)};
+  const Kernels& kernels = kernels_of(isa, call.dtype);
+  const Explanation few = explain_pass(call, isa, packed_pass(call, kernels, true), options);
+  const Explanation others = explain_pass(call, isa, packed_pass(call, kernels, false), options);
   if (others.work_items == 0) return {few};
   if (few.work_items == 0) return {others};
   return {few, others};
@@ -311,9 +335,10 @@ std::string isa_name() { return current_isa().name; }
 void use_isa_name(const std::string& name) { use_isa(name); }
 double measure_peak(DType dtype, double seconds) {
   using Clock = std::chrono::steady_clock;
-  const BFloat16Kernels* const bfloat16 = current_isa().bfloat16;
-  const auto multiply_add = dtype == DType::kBFloat16 && bfloat16 ? bfloat16->multiply_add
-                                                                  : kernels_for(dtype).multiply_add;
+  const Isa& isa = current_isa();
+  const auto multiply_add = dtype == DType::kBFloat16 && isa.bfloat16
+                                ? isa.bfloat16->multiply_add
+                                : kernels_of(isa, dtype).multiply_add;
   double best = 0;
   volatile double sink = 0;
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
@@ -329,7 +354,8 @@ double measure_peak(DType dtype, double seconds) {
 
 double measure_reads(const float* data, std::ptrdiff_t count, double seconds) {
   using Clock = std::chrono::steady_clock;
-  const Kernels& kernels = kernels_for(DType::kFloat32);
+  if (count < 0 || (!data && count > 0)) fail("data is null, or count negative");
+  const Kernels& kernels = current_isa().float32;
   volatile double sink = 0;
   std::ptrdiff_t passes = 0;
   const auto start = Clock::now();

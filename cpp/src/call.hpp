@@ -2,21 +2,12 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 #include "cpuattn/attention.hpp"
+#include "integers.hpp"
+#include "operand.hpp"
 
 namespace cpuattn {
-
-// An operand broadcast to the batch of the call: strides in bytes, 0 where it is broadcast.
-struct Operand {
-  char* data = nullptr;  // nullptr: not given
-  DType dtype = DType::kFloat32;
-  std::ptrdiff_t batch_stride[kMaxRank] = {};
-  std::ptrdiff_t stride[3] = {};  // of the last dimensions, as many as the operand has
-
-  explicit operator bool() const { return data != nullptr; }
-};
 
 // From page to page of a paged cache, in bytes.
 struct PageStrides {
@@ -24,20 +15,9 @@ struct PageStrides {
 };
 
 struct Pages {
-  Operand table;  // page
+  Integers table;  // page
   std::ptrdiff_t size = 0;
   PageStrides key, value;
-};
-
-// Where packed sequences begin: B + 1 offsets, or none.
-struct Offsets {
-  const char* data = nullptr;
-  std::ptrdiff_t stride = 0;
-
-  explicit operator bool() const { return data != nullptr; }
-  std::ptrdiff_t operator[](std::ptrdiff_t i) const {
-    return *reinterpret_cast<const std::int64_t*>(data + i * stride);
-  }
 };
 
 struct Call {
@@ -48,7 +28,7 @@ struct Call {
   Pages pages;
   Offsets query_offsets, key_offsets;    // of packed sequences; over pages only of queries
   Operand mask, bias;                    // head, row, key
-  Operand query_offset, key_lengths;     // none
+  Integers query_offset, key_lengths;    // none
   Operand query_segments, key_segments;  // row or key
   Operand alibi_slopes, sinks;           // head
   std::ptrdiff_t left = 0, right = 0;    // window and causal together

@@ -20,9 +20,15 @@ std::ptrdiff_t size(const View& view, int from_end);
 
 bool is_float(DType dtype);
 
-// Shape and strides make sense.
+bool is_empty(const View& view);  // it has no element
+
+// Element type, rank, shape, strides and memory make sense.
 void check_array(const char* name, const View& view);
+// Of an array to be written: no element lies where another one does.
+void check_distinct(const char* name, const View& view);
 // float64 comes with float64 alone; other float types come in any mix.
+void check_float_type(const char* name, const View& view, DType query);
+// Both of them.
 void check_floats(const char* name, const View& view, DType query);
 
 }  // namespace cpuattn

@@ -6,6 +6,7 @@
 
 #include "element_type.hpp"
 #include "half.hpp"
+#include "memory.hpp"
 #include "threads.hpp"
 #include "work.hpp"
 
@@ -96,12 +97,8 @@ void store_lse(const Run& run, const Work& work, const HeadIndex& index, const P
   }
 }
 
-// Packed sequences are run twice, those with few rows and the others: each by the kernel that would
-// run it alone.
-bool is_taken(const Run& run, const HeadIndex& index, const Work& work) {
-  const bool few = work.group * index.num_queries() <= run.kernels.decode_rows;
-  return work.num_rows > 0 && (!run.call.query_offsets || few == run.plan.decode);
-}
+// Items without keys never ask, so every item does: there may be very many of them.
+bool is_stopped(const StopCheck& stop) { return stop.ask && stop.ask(stop.context); }
 
 void run_kernel(const Run& run, const Work& work, void* scratch) {
   (work.num_rows < run.least_rows ? run.kernels.decode : run.kernel)(work, scratch);
@@ -110,9 +107,9 @@ void run_kernel(const Run& run, const Work& work, void* scratch) {
 // One query block of one head over all of its keys.
 template <class T>
 void run_block(const Run& run, int thread, const Item& item, const StopCheck& stop) {
+  if (is_stopped(stop)) return;
   const HeadIndex index(run.call, item.head);
   Work work = make_work(run.call, index, item);
-  if (!is_taken(run, index, work)) return;
   work.should_stop = stop.ask;
   work.stop_context = stop.context;
   set_keys(run.call, run.plan, work, item.first_chunk, item.end_chunk);
@@ -122,21 +119,22 @@ void run_block(const Run& run, int thread, const Item& item, const StopCheck& st
   work.row_base = total.row_base;
   work.row_sum = total.row_sum;
   run_kernel(run, work, scratch);
+  if (is_stopped(stop)) return;  // the kernel may have left before it had any results
   store_lse<T>(run, work, index, total);
 }
 
+// The results of one of the block's chunks, counted from the first one.
 Partial split_partial(const Run& run, const Work& work, const Item& item, std::ptrdiff_t chunk) {
-  const std::ptrdiff_t block = item.head * run.plan.num_query_blocks + item.block;
-  const std::ptrdiff_t slot = block * run.plan.num_chunks + chunk;
+  const std::ptrdiff_t slot = item.first_slot + chunk;
   return partial_at(run.partials + static_cast<std::size_t>(slot) * run.plan.part_bytes, run,
                     work.num_rows);
 }
 
 // One chunk of keys; the results wait to be merged.
 void run_chunk(const Run& run, int thread, const Item& item, const StopCheck& stop) {
+  if (is_stopped(stop)) return;
   const HeadIndex index(run.call, item.head);
   Work work = make_work(run.call, index, item);
-  if (!is_taken(run, index, work)) return;
   work.should_stop = stop.ask;
   work.stop_context = stop.context;
   set_keys(run.call, run.plan, work, item.first_chunk, item.end_chunk);
@@ -147,14 +145,14 @@ void run_chunk(const Run& run, int thread, const Item& item, const StopCheck& st
 
 // The same merges in the same order as in the kernel over all chunks: the same bits.
 template <class T>
-void merge_block(const Run& run, int thread, const Item& item) {
+void merge_block(const Run& run, int thread, const Item& item, const StopCheck& stop) {
+  if (is_stopped(stop)) return;
   const HeadIndex index(run.call, item.head);
   Work work = make_work(run.call, index, item);
-  if (!is_taken(run, index, work)) return;
   unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
   const Partial total = partial_at(scratch + run.kernel_bytes, run, work.num_rows);
   start_total<T>(work, total);
-  for (std::ptrdiff_t chunk = 0; chunk < run.plan.num_chunks; ++chunk) {
+  for (std::ptrdiff_t chunk = 0; chunk < item.end_chunk; ++chunk) {
     set_keys(run.call, run.plan, work, chunk, chunk + 1);
     if (!sees_keys(work)) continue;
     run.kernels.merge(total, split_partial(run, work, item, chunk), work.num_rows, work.value_dim);
@@ -166,9 +164,9 @@ void merge_block(const Run& run, int thread, const Item& item) {
 
 template <class T>
 void run_weights(const Run& run, int thread, const Item& item, const StopCheck& stop) {
+  if (is_stopped(stop)) return;
   const HeadIndex index(run.call, item.head);
   Work work = make_work(run.call, index, item);
-  if (!is_taken(run, index, work)) return;
   work.should_stop = stop.ask;
   work.stop_context = stop.context;
   work.key_end = run.call.shapes.key_length;
@@ -210,26 +208,17 @@ void parallel_for(const Run& run, const Options& options, const Plan& plan, cons
 
 template <class T>
 void run_items(const Run& run, const Options& options) {
-  if (!run.plan.split) {
-    parallel_for(run, options, run.plan, [&](int thread, const Item& item, const StopCheck& stop) {
-      run_block<T>(run, thread, item, stop);
-    });
-    return;
-  }
   parallel_for(run, options, run.plan, [&](int thread, const Item& item, const StopCheck& stop) {
-    run_chunk(run, thread, item, stop);
+    item.split ? run_chunk(run, thread, item, stop) : run_block<T>(run, thread, item, stop);
   });
-  parallel_for(
-      run, options, unsplit(run.plan),
-      [&](int thread, const Item& item, const StopCheck&) { merge_block<T>(run, thread, item); });
+  if (!run.plan.split) return;
+  parallel_for(run, options, merges_of(run.plan),
+               [&](int thread, const Item& item, const StopCheck& stop) {
+                 merge_block<T>(run, thread, item, stop);
+               });
 }
 
 }  // namespace
-
-std::size_t align(std::size_t bytes) {
-  constexpr std::size_t kAlignment = 64;
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
 
 void lay_out(Run& run) {
   const Plan& plan = run.plan;
@@ -242,13 +231,6 @@ void lay_out(Run& run) {
     run.kernel_bytes = std::max(run.kernel_bytes, bytes(run.kernels.decode_scratch));
   }
   run.thread_bytes = run.kernel_bytes + plan.part_bytes;
-}
-
-Plan unsplit(Plan plan) {
-  plan.split = false;
-  plan.work_items /= plan.num_chunks;
-  plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(plan.threads, plan.work_items));
-  return plan;
 }
 
 void execute_attention(const Run& run, const Options& options) {

@@ -37,9 +37,4 @@ void lay_out(Run& run);
 void execute_attention(const Run& run, const Options& options);
 void execute_weights(const Run& run, const Options& options);
 
-// The same plan with all chunks of a block in one item.
-Plan unsplit(Plan plan);
-
-std::size_t align(std::size_t bytes);
-
 }  // namespace cpuattn

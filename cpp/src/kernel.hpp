@@ -10,8 +10,8 @@
 namespace cpuattn {
 
 // Sides of a window that are not bounded, as a distance. Positions are clamped to the same
-// magnitude, so that position + distance never overflows.
-constexpr std::ptrdiff_t kUnbounded = std::ptrdiff_t{1} << 60;
+// magnitude, so that position + distance never overflows: an eighth of the range, 2^60.
+constexpr std::ptrdiff_t kUnbounded = PTRDIFF_MAX / 8 + 1;
 
 // Weights are summed as kWeightScale · exp(score - base), so that a sum of 2^20 values as large
 // as the largest number does not overflow before it is divided by the sum of the weights (a weight

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "checks.hpp"
+#include "sizes.hpp"
 
 namespace cpuattn {
 namespace {
@@ -24,29 +25,39 @@ View unpaged(const char* name, const View& view, const View& table, int dims) {
     fail(std::string(name) + " has shape " + text(view) + "; with block_table it must be " +
          (dims ? "(num_pages, heads, page_size, head_dim)" : "(num_pages, heads, page_size)"));
   }
-  const std::ptrdiff_t length = view.shape[2] * size(table, 1);
+  const std::ptrdiff_t page_size = view.shape[2], pages = size(table, 1);
+  if (!fits(page_size, pages)) {
+    fail("block_table has shape " + text(table) + " and " + name + " " + text(view) +
+         "; pages * page_size must be at most " + std::to_string(kMaxCount));
+  }
+  const std::ptrdiff_t length = page_size * pages;
   return dims ? reshaped(view, {view.shape[1], length, view.shape[3]},
                          {view.stride[1], view.stride[2], view.stride[3]})
               : reshaped(view, {view.shape[1], length}, {view.stride[1], view.stride[2]});
 }
 
-// The longest sequence of a packed array of `total` rows.
-std::ptrdiff_t longest_sequence(const char* name, const View& offsets, std::ptrdiff_t total) {
-  check_array(name, offsets);
-  if (offsets.dtype != DType::kInt64) fail_type(name, offsets, "int64");
-  if (offsets.rank != 1 || offsets.shape[0] < 1) {
-    fail(std::string(name) + " has shape " + text(offsets) + "; it must be (B + 1,)");
+// Offsets of the sequences of a packed array of `total` rows.
+Offsets checked_offsets(const char* name, const View& cu_seqlens, std::ptrdiff_t total) {
+  check_array(name, cu_seqlens);
+  if (cu_seqlens.dtype != DType::kInt64) fail_type(name, cu_seqlens, "int64");
+  if (cu_seqlens.rank != 1 || cu_seqlens.shape[0] < 1) {
+    fail(std::string(name) + " has shape " + text(cu_seqlens) + "; it must be (B + 1,)");
   }
-  const Offsets at = offsets_of(offsets);
-  const std::ptrdiff_t batch = offsets.shape[0] - 1;
-  std::ptrdiff_t longest = 0;
-  for (std::ptrdiff_t b = 0; b < batch; ++b) longest = std::max(longest, at[b + 1] - at[b]);
-  bool ordered = at[0] == 0 && at[batch] == total;
-  for (std::ptrdiff_t b = 0; b < batch; ++b) ordered &= at[b] <= at[b + 1];
-  if (!ordered) {
+  Offsets offsets = copy_offsets(cu_seqlens);
+  const std::int64_t* const first = offsets.data.get();
+  const std::int64_t* const last = first + (cu_seqlens.shape[0] - 1) * offsets.stride;
+  if (*first != 0 || *last != total || !std::is_sorted(first, last + 1)) {
     fail(std::string(name) + " must begin with 0, never fall, and end with the number of rows, " +
-         std::to_string(total) + "; it begins with " + std::to_string(at[0]) + " and ends with " +
-         std::to_string(at[batch]));
+         std::to_string(total) + "; it begins with " + std::to_string(*first) + " and ends with " +
+         std::to_string(*last));
+  }
+  return offsets;
+}
+
+std::ptrdiff_t longest_sequence(const Offsets& offsets, std::ptrdiff_t batch) {
+  std::ptrdiff_t longest = 0;
+  for (std::ptrdiff_t b = 0; offsets.stride != 0 && b < batch; ++b) {
+    longest = std::max(longest, offsets[b + 1] - offsets[b]);
   }
   return longest;
 }
@@ -79,12 +90,11 @@ void check_packing(const Options& options) {
 
 }  // namespace
 
-Offsets offsets_of(const View& cu_seqlens) {
-  return {static_cast<const char*>(cu_seqlens.data), cu_seqlens.stride[0]};
-}
-
 Inputs::Inputs(const View& query, const View& key, const View* value, const Options& options)
     : query(query), key(key), value(value ? *value : key), has_value(value != nullptr) {
+  check_array("query", query);
+  check_array("key", key);
+  if (value) check_array("value", *value);
   check_packing(options);
   if (options.block_table) unpage(*options.block_table, options);
   if (options.cu_seqlens_q) unpack_queries(*options.cu_seqlens_q);
@@ -95,6 +105,7 @@ void Inputs::unpage(const View& block_table, const Options& options) {
   if (!options.key_lengths) {
     fail("key_lengths is missing; with block_table it says how many tokens are in use");
   }
+  check_array("block_table", block_table);
   if (block_table.rank < 1) fail("block_table has shape (); it must be (..., pages)");
   const View whole = key;
   key = unpaged("key", key, block_table, 1);
@@ -106,15 +117,16 @@ void Inputs::unpage(const View& block_table, const Options& options) {
 
 void Inputs::unpack_queries(const View& cu_seqlens_q) {
   check_packed("query", query);
-  const std::ptrdiff_t longest = longest_sequence("cu_seqlens_q", cu_seqlens_q, query.shape[0]);
-  query = unpacked(query, cu_seqlens_q.shape[0] - 1, longest);
+  query_offsets = checked_offsets("cu_seqlens_q", cu_seqlens_q, query.shape[0]);
+  const std::ptrdiff_t batch = cu_seqlens_q.shape[0] - 1;
+  query = unpacked(query, batch, longest_sequence(query_offsets, batch));
 }
 
 // After the queries, of which there are now as many batch entries as sequences.
 void Inputs::unpack_keys(const View& cu_seqlens_k) {
   check_packed("key", key);
   check_packed("value", value);
-  const std::ptrdiff_t longest = longest_sequence("cu_seqlens_k", cu_seqlens_k, key.shape[0]);
+  key_offsets = checked_offsets("cu_seqlens_k", cu_seqlens_k, key.shape[0]);
   const std::ptrdiff_t batch = cu_seqlens_k.shape[0] - 1;
   if (batch != query.shape[0]) {
     fail("cu_seqlens_k has shape " + text(cu_seqlens_k) + "; it must be that of cu_seqlens_q, (" +
@@ -124,9 +136,42 @@ void Inputs::unpack_keys(const View& cu_seqlens_k) {
     fail("value has shape " + text(value) + " and key " + text(key) +
          "; their lengths must be equal");
   }
+  const std::ptrdiff_t longest = longest_sequence(key_offsets, batch);
   key = unpacked(key, batch, longest);
   value = has_value ? unpacked(value, batch, longest) : key;
 }
+
+namespace {
+
+void check_size(const char* name, const View& view, const char* what, std::ptrdiff_t size,
+                std::ptrdiff_t most) {
+  if (size <= most) return;
+  fail(std::string(name) + " has shape " + text(view) + "; " + what + " must be at most " +
+       std::to_string(most));
+}
+
+// No sum or product of sizes that follows from these overflows.
+void check_sizes(const Inputs& all, Shapes& shapes) {
+  check_size("query", all.query, "head_dim", shapes.head_dim, kMaxDims);
+  if (all.has_value)
+    check_size("value", all.value, "its last dimension", shapes.value_dim, kMaxDims);
+  check_size("key", all.key, "its length", shapes.key_length, kMaxCount);
+  const auto at_least_one = [](std::ptrdiff_t size) { return std::max<std::ptrdiff_t>(size, 1); };
+  std::ptrdiff_t rows =
+      product(at_least_one(shapes.query_heads), at_least_one(shapes.query_length));
+  bool empty = false;
+  for (int i = 0; i < shapes.batch_rank; ++i) {
+    rows = product(rows, at_least_one(shapes.batch_shape[i]));
+    empty |= shapes.batch_shape[i] == 0;
+    shapes.batch = empty ? 0 : product(shapes.batch, shapes.batch_shape[i]);
+  }
+  if (rows <= kMaxCount) return;
+  fail("query has shape " + text(all.query) + " and key " + text(all.key) +
+       "; all rows of all heads and batch entries together must be at most " +
+       std::to_string(kMaxCount));
+}
+
+}  // namespace
 
 Shapes infer_shapes(const Inputs& all) {
   struct Named {
@@ -180,8 +225,8 @@ Shapes infer_shapes(const Inputs& all) {
       }
       dim = got;
     }
-    shapes.batch *= dim;
   }
+  check_sizes(all, shapes);
   return shapes;
 }
 

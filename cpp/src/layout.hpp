@@ -13,6 +13,7 @@ namespace cpuattn {
 struct Inputs {
   View query, key, value;
   bool has_value;
+  Offsets query_offsets, key_offsets;  // of packed sequences; over pages only of queries
 
   Inputs(const View& query, const View& key, const View* value, const Options& options);
 
@@ -23,8 +24,6 @@ struct Inputs {
 };
 
 Shapes infer_shapes(const Inputs& all);
-
-Offsets offsets_of(const View& cu_seqlens);
 
 // The scales of `tokens`, a key or value, as (..., heads, length).
 View plain_scales(const char* name, const View& scales, const View& tokens, const Shapes& shapes,

@@ -1,6 +1,9 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <utility>
+
+#include "sizes.hpp"
 
 namespace cpuattn {
 namespace {
@@ -54,38 +57,76 @@ struct Cut {
 };
 
 // A head's rows cut into full blocks and a last one, whose width is rounded up to whole vectors.
-Cut cut_rows(const PlanShape& shape, std::ptrdiff_t block, std::ptrdiff_t lanes) {
-  const std::ptrdiff_t heads = shape.batch * shape.kv_heads, rest = shape.rows() % block;
-  return {heads * (shape.rows() / block), block, rest == 0 ? 0 : heads,
+Cut cut_rows(const Part& part, std::ptrdiff_t block, std::ptrdiff_t lanes) {
+  const std::ptrdiff_t heads = part.num_heads, rest = part.rows % block;
+  return {heads * (part.rows / block), block, rest == 0 ? 0 : heads,
           std::min(divide_up(rest, lanes) * lanes, block)};
 }
 
 // All keys of the blocks cut into chunks, the last of which may be shorter.
-Cut cut_keys(const PlanShape& shape, std::ptrdiff_t blocks, std::ptrdiff_t chunk) {
-  return {blocks * (shape.key_length / chunk), chunk, shape.key_length % chunk == 0 ? 0 : blocks,
-          shape.key_length % chunk};
+Cut cut_keys(const Part& part, std::ptrdiff_t chunk) {
+  const std::ptrdiff_t blocks = part.blocks(), rest = part.key_length % chunk;
+  return {blocks * (part.key_length / chunk), chunk, rest == 0 ? 0 : blocks, rest};
+}
+
+// The parts of a plan: one that is the whole, or those of unequal lengths.
+struct Parts {
+  Part* first;
+  Part* last;
+
+  explicit Parts(Plan& plan)
+      : first(plan.parts.empty() ? &plan.whole : plan.parts.data()),
+        last(first + std::max<std::size_t>(plan.parts.size(), 1)) {}
+  Part* begin() const { return first; }
+  Part* end() const { return last; }
+  bool equal() const { return last - first == 1; }
+};
+
+// Pairs of a row and a key of one item, and of all of them.
+double item_pairs(const Part& part, std::ptrdiff_t block) {
+  return static_cast<double>(std::min(part.rows, block)) * static_cast<double>(part.key_length);
+}
+double all_pairs(const Part& part) {
+  return static_cast<double>(part.num_heads) * static_cast<double>(part.rows) *
+         static_cast<double>(part.key_length);
+}
+double all_pairs(const Parts& parts) {
+  double pairs = 0;
+  for (const Part& part : parts) pairs += all_pairs(part);
+  return pairs;
+}
+
+// If all threads are busy until one of them has to do the largest item last.
+bool are_busy(const Parts& parts, std::ptrdiff_t block, int threads) {
+  double largest = 0;
+  for (const Part& part : parts) largest = std::max(largest, item_pairs(part, block));
+  const double all = all_pairs(parts);
+  return all >= 0.9 * (all + largest * threads);
+}
+
+bool are_busy(const Part& part, const PlanLimits& limits, std::ptrdiff_t block, bool causal,
+              int threads) {
+  // Under a causal mask a long item and a short one make a pair.
+  const std::ptrdiff_t enough = threads * (causal ? kCausalItemsPerThread : 1);
+  return part.num_heads * divide_up(part.rows, block) >= enough &&
+         (causal || cut_rows(part, block, limits.lanes).busy_share(threads) >= 0.9);
 }
 
 // The widest block, whose tiles are the fastest, that keeps the threads busy.
-std::ptrdiff_t choose_query_block(const PlanShape& shape, const PlanLimits& limits,
-                                  int max_threads) {
-  const std::ptrdiff_t heads = shape.batch * shape.kv_heads;
-  // Under a causal mask a long item and a short one make a pair.
-  const std::ptrdiff_t enough = max_threads * (shape.causal ? kCausalItemsPerThread : 1);
+std::ptrdiff_t choose_query_block(const Parts& parts, const PlanLimits& limits, bool causal,
+                                  int threads) {
   std::ptrdiff_t block = limits.query_block;
-  while (block > limits.lanes && max_threads > 1 &&
-         (heads * divide_up(shape.rows(), block) < enough ||
-          (!shape.causal && cut_rows(shape, block, limits.lanes).busy_share(max_threads) < 0.9))) {
+  while (block > limits.lanes && threads > 1 &&
+         !(parts.equal() ? are_busy(*parts.first, limits, block, causal, threads)
+                         : are_busy(parts, block, threads))) {
     block /= 2;
   }
   return block;
 }
 
 // Threads that have enough to do to be worth waking.
-int useful_threads(const PlanShape& shape, int max_threads) {
-  const double work = static_cast<double>(shape.batch * shape.kv_heads * shape.rows()) *
-                      static_cast<double>(shape.key_length) *
-                      static_cast<double>(shape.head_dim + shape.value_dim);
+int useful_threads(const PlanShape& shape, const Parts& parts, int max_threads) {
+  const double work = all_pairs(parts) * static_cast<double>(shape.head_dim + shape.value_dim);
   const double useful = std::max(1.0, work / kMinWorkPerThread);
   return useful < max_threads ? static_cast<int>(useful) : max_threads;
 }
@@ -96,60 +137,123 @@ std::size_t part_bytes(const PlanShape& shape, std::ptrdiff_t query_block) {
   return (numbers * shape.element_size + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// Of all chunks, if they are items of their own.
-std::size_t all_partials(const Plan& plan) {
-  return static_cast<std::size_t>(plan.work_items * plan.num_chunks) * plan.part_bytes;
+// Of all chunks of a part, if they are items of their own.
+std::size_t partials_of(const Part& part, const Plan& plan) {
+  const auto bytes = static_cast<std::ptrdiff_t>(plan.part_bytes);
+  return static_cast<std::size_t>(product(product(part.blocks(), part.num_chunks), bytes));
 }
 
-// Whether the threads are done sooner if every chunk is an item of its own.
-bool should_split(const PlanShape& shape, const PlanLimits& limits, const Plan& plan,
-                  int max_threads) {
-  if (plan.num_chunks == 1 || max_threads == 1) return false;
-  if (plan.work_items >= kItemsPerThread * max_threads) return false;
-  if (all_partials(plan) > limits.partial_bytes * static_cast<std::size_t>(max_threads)) {
-    return false;
+// Whether the threads are done sooner if every chunk of a part is an item of its own. `items`: of
+// all parts, in items of this one.
+bool should_split(const Part& part, double items, const Plan& plan, const PlanShape& shape,
+                  const PlanLimits& limits, int max_threads) {
+  if (part.num_chunks == 1 || max_threads == 1) return false;
+  if (items >= static_cast<double>(kItemsPerThread * max_threads)) return false;
+  const auto threads = static_cast<std::size_t>(max_threads);
+  if (partials_of(part, plan) + plan.partial_bytes > limits.partial_bytes * threads) return false;
+  if (shape.causal || plan.decode || plan.parts.size() > 1) return true;
+  const Cut rows = cut_rows(part, plan.query_block, limits.lanes);
+  const Cut keys = cut_keys(part, plan.key_chunk);
+  return keys.time(max_threads) * plan.query_block < rows.time(max_threads) * part.key_length;
+}
+
+// Where a few items take most of the time, their parts are split.
+void split_parts(Plan& plan, const PlanShape& shape, const PlanLimits& limits, int max_threads) {
+  const Parts parts(plan);
+  const auto block_pairs = [&](const Part& part) {  // a block that is not full counts as one
+    return static_cast<double>(part.blocks()) * item_pairs(part, plan.query_block);
+  };
+  double pairs = 0;
+  for (const Part& part : parts) pairs += block_pairs(part);
+  for (Part& part : parts) {
+    const double one = std::max(item_pairs(part, plan.query_block), 1.0);
+    part.split = should_split(part, pairs / one, plan, shape, limits, max_threads);
+    if (!part.split) continue;
+    plan.split = true;
+    plan.partial_bytes += partials_of(part, plan);
   }
-  if (shape.causal || plan.decode) return true;
-  const Cut rows = cut_rows(shape, plan.query_block, limits.lanes);
-  const Cut keys = cut_keys(shape, plan.work_items, plan.key_chunk);
-  return keys.time(max_threads) * plan.query_block < rows.time(max_threads) * shape.key_length;
+}
+
+// Gives every part its range of the items; parts that are split come first.
+void number_items(Plan& plan) {
+  const Parts parts(plan);
+  std::stable_partition(plan.parts.begin(), plan.parts.end(),
+                        [](const Part& part) { return part.split; });
+  plan.work_items = 0;
+  for (Part& part : parts) {
+    part.first_item = part.first_slot = plan.work_items;
+    plan.work_items += part.items();
+  }
+}
+
+// The part that the item belongs to.
+const Part& part_of(const Plan& plan, std::ptrdiff_t index) {
+  if (plan.parts.empty()) return plan.whole;
+  const auto after = std::upper_bound(
+      plan.parts.begin(), plan.parts.end(), index,
+      [](std::ptrdiff_t item, const Part& part) { return item < part.first_item; });
+  return *(after - 1);
 }
 
 int count_threads(const PlanShape& shape, const PlanLimits& limits, const Plan& plan,
                   int max_threads) {
   const std::ptrdiff_t threads = std::min<std::ptrdiff_t>(max_threads, plan.work_items);
+  if (plan.parts.size() > 1) return static_cast<int>(threads);
   if (shape.causal) {  // with 64 items, 32 threads are as fast as 50
     return static_cast<int>(divide_up(plan.work_items, divide_up(plan.work_items, threads)));
   }
-  const Cut cut = plan.split ? cut_keys(shape, plan.work_items / plan.num_chunks, plan.key_chunk)
-                             : cut_rows(shape, plan.query_block, limits.lanes);
+  const Part& part = part_of(plan, 0);
+  const Cut cut =
+      plan.split ? cut_keys(part, plan.key_chunk) : cut_rows(part, plan.query_block, limits.lanes);
   return static_cast<int>(cut.enough_threads(threads));
 }
 
 }  // namespace
 
-Plan make_plan(const PlanShape& shape, const PlanLimits& limits, int max_threads) {
+Plan make_plan(const PlanShape& shape, const PlanLimits& limits, int max_threads,
+               std::vector<Part> entries) {
   Plan plan;
-  const std::ptrdiff_t heads = shape.batch * shape.kv_heads;
-  if (heads == 0 || shape.rows() == 0) return plan;
-  max_threads = useful_threads(shape, max_threads);
+  if (shape.batch == 0 || shape.kv_heads == 0 || shape.rows() == 0) return plan;
+  plan.parts = std::move(entries);
+  plan.whole = {0, shape.batch * shape.kv_heads, shape.rows(), shape.key_length};
+  const Parts parts(plan);
+  max_threads = useful_threads(shape, parts, max_threads);
   plan.decode = shape.rows() <= limits.decode_rows;
   plan.key_chunk = plan.decode ? limits.decode_block : kForwardChunkBlocks * limits.key_block;
-  plan.num_chunks = std::max<std::ptrdiff_t>(divide_up(shape.key_length, plan.key_chunk), 1);
-
-  plan.query_block = plan.decode ? shape.rows() : choose_query_block(shape, limits, max_threads);
-  plan.num_query_blocks = divide_up(shape.rows(), plan.query_block);
+  plan.query_block =
+      plan.decode ? shape.rows() : choose_query_block(parts, limits, shape.causal, max_threads);
   plan.part_bytes = part_bytes(shape, std::min(plan.query_block, shape.rows()));
-  plan.work_items = heads * plan.num_query_blocks;
-  plan.longest_first = plan.work_items < kManyItemsPerThread * max_threads;
-
-  if (should_split(shape, limits, plan, max_threads)) {
-    plan.split = true;
-    plan.partial_bytes = all_partials(plan);
-    plan.work_items *= plan.num_chunks;
+  for (Part& part : parts) {
+    part.num_blocks = divide_up(part.rows, plan.query_block);
+    part.num_chunks = std::max<std::ptrdiff_t>(divide_up(part.key_length, plan.key_chunk), 1);
+    plan.num_chunks = std::max(plan.num_chunks, part.num_chunks);
+    plan.work_items += part.blocks();
   }
+  plan.longest_first = plan.work_items < kManyItemsPerThread * max_threads;
+  // A long item that is begun last keeps one thread busy while the others wait.
+  std::stable_sort(plan.parts.begin(), plan.parts.end(), [&](const Part& a, const Part& b) {
+    return item_pairs(a, plan.query_block) > item_pairs(b, plan.query_block);
+  });
+  split_parts(plan, shape, limits, max_threads);
+  number_items(plan);
   plan.threads = count_threads(shape, limits, plan, max_threads);
   return plan;
+}
+
+Plan merges_of(const Plan& plan) {
+  Plan merges = plan;
+  const auto whole = std::find_if(merges.parts.begin(), merges.parts.end(),
+                                  [](const Part& part) { return !part.split; });
+  merges.parts.erase(whole, merges.parts.end());
+  merges.split = false;
+  merges.work_items = 0;
+  for (Part& part : Parts(merges)) {
+    part.split = false;
+    part.first_item = merges.work_items;
+    merges.work_items += part.items();
+  }
+  merges.threads = static_cast<int>(std::min<std::ptrdiff_t>(plan.threads, merges.work_items));
+  return merges;
 }
 
 // Head by head, so that its keys and values stay in the cache, and within a head the long items
@@ -158,20 +262,23 @@ Plan make_plan(const PlanShape& shape, const PlanLimits& limits, int max_threads
 // each thread that is not enough: then the longest items of all heads come first. Chunks come one
 // after the other, since the last one may be short.
 Item item_at(const Plan& plan, const PlanShape& shape, std::ptrdiff_t index) {
+  const Part& part = part_of(plan, index);
+  index -= part.first_item;
   Item item;
-  if (plan.split) {
-    const std::ptrdiff_t blocks = plan.work_items / plan.num_chunks;
-    item.first_chunk = index / blocks;
-    index %= blocks;
+  item.split = part.split;
+  if (part.split) {
+    item.first_chunk = index / part.blocks();
+    index %= part.blocks();
   }
-  item.end_chunk = plan.split ? item.first_chunk + 1 : plan.num_chunks;
-  const std::ptrdiff_t heads = shape.batch * shape.kv_heads;
-  const std::ptrdiff_t position =
-      plan.longest_first ? index / heads : index % plan.num_query_blocks;
-  item.head = plan.longest_first ? index % heads : index / plan.num_query_blocks;
-  item.block = shape.causal ? plan.num_query_blocks - 1 - position : position;
-  item.first_row = item.block * plan.query_block;
-  item.num_rows = std::min(plan.query_block, shape.rows() - item.first_row);
+  item.end_chunk = part.split ? item.first_chunk + 1 : part.num_chunks;
+  const std::ptrdiff_t heads = part.num_heads, blocks = part.num_blocks;
+  const std::ptrdiff_t position = plan.longest_first ? index / heads : index % blocks;
+  const std::ptrdiff_t head = plan.longest_first ? index % heads : index / blocks;
+  const std::ptrdiff_t block = shape.causal ? blocks - 1 - position : position;
+  item.head = part.first_head + head;
+  item.first_slot = part.first_slot + (head * blocks + block) * part.num_chunks;
+  item.first_row = block * plan.query_block;
+  item.num_rows = std::min(plan.query_block, part.rows - item.first_row);
   return item;
 }
 

@@ -20,14 +20,6 @@ void check_shape(const char* name, const View& view, int rank, const View& sourc
        ", as source has shape " + text(source));
 }
 
-// Without elements; strides then mean nothing.
-bool is_empty(const View& view) {
-  for (int i = 0; i < view.rank; ++i) {
-    if (view.shape[i] == 0) return true;
-  }
-  return false;
-}
-
 void check(const View& source, const View& target, const View* scale) {
   check_array("source", source);
   check_array("target", target);
@@ -36,6 +28,7 @@ void check(const View& source, const View& target, const View* scale) {
   if (!is_float(target.dtype) && !quantised) fail_type("target", target, "a float type or int8");
   if (source.rank < 1) fail("source has no dimension; it must have at least one");
   check_shape("target", target, source.rank, source);
+  check_distinct("target", target);
   const int last = source.rank - 1;
   const bool gaps = target.shape[last] > 1 && target.stride[last] != element_size(target.dtype);
   if (gaps && !is_empty(target)) {
@@ -46,6 +39,7 @@ void check(const View& source, const View& target, const View* scale) {
   }
   if (!scale) return;
   check_array("scale", *scale);
+  check_distinct("scale", *scale);
   if (scale->dtype != DType::kFloat32) fail_type("scale", *scale, "float32");
   check_shape("scale", *scale, last, source);
 }
@@ -76,9 +70,6 @@ class Walk {
   template <class F>
   bool any(Conversion block, F f) const {
     const int outer_rank = source_.rank < 2 ? 0 : source_.rank - 2;
-    for (int dim = 0; dim < outer_rank; ++dim) {
-      if (source_.shape[dim] == 0) return false;
-    }
     std::ptrdiff_t index[kMaxRank] = {};
     bool result = false;
     while (true) {
@@ -128,7 +119,7 @@ Conversion block_of(const View& source, const View& target, const View* scale) {
 
 // Rows that lie behind each other in both arrays are one long row; each of int8 has its own scale.
 void join_rows(Conversion& block) {
-  if (block.scale || block.num_rows == 0) return;
+  if (block.scale) return;
   const bool joined = block.source_stride == 1 && block.source_row_stride == block.size &&
                       block.target_row_stride == block.size;
   if (!joined) return;
@@ -141,6 +132,7 @@ void join_rows(Conversion& block) {
 bool store(const View& source, const View& target, const View* scale) {
   const DefaultFloatState floats;
   check(source, target, scale);
+  if (is_empty(source)) return false;
   Conversion block = block_of(source, target, scale);
   join_rows(block);
   const Walk blocks(source, target, scale);

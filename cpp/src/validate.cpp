@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "call.hpp"
 #include "checks.hpp"
+#include "integers.hpp"
 #include "kernel.hpp"
 #include "layout.hpp"
 
@@ -27,13 +29,14 @@ Operand broadcast(const char* name, const View& view, const Shapes& shapes, int 
   static char nothing;  // an empty array may have no memory, but it is given
   if (!operand.data) operand.data = &nothing;
   bool fits = view.rank <= rank;
+  const bool empty = is_empty(view);  // its strides mean nothing
   for (int i = 1; fits && i <= rank; ++i) {
     // NOLINTNEXTLINE(clang-analyzer-security.ArrayBound): infer_shapes bounds batch_rank
     const std::ptrdiff_t wanted = full[rank - i];
     const std::ptrdiff_t got = size(view, i);
     const bool may_broadcast = i > tail || broadcast_tail;
     fits = got == wanted || (may_broadcast && got == 1);
-    const bool moves = i <= view.rank && got == wanted;
+    const bool moves = i <= view.rank && got == wanted && !empty;
     const std::ptrdiff_t stride = moves ? view.stride[view.rank - i] : 0;
     if (i > tail) {
       operand.batch_stride[rank - i] = stride;
@@ -65,30 +68,6 @@ Operand place_result(const char* name, const View& view, const Shapes& shapes, i
     fail(std::string(name) + " has shape " + text(view) + "; it must be " + text(wanted, rank));
   }
   return broadcast(name, view, shapes, tail, expected, false);
-}
-
-void check_distinct(const char* name, const View& view) {
-  const std::ptrdiff_t* end = view.shape + view.rank;
-  if (std::find(view.shape, end, 0) != end) return;
-  for (int i = 0; i < view.rank; ++i) {
-    if (view.shape[i] > 1 && view.stride[i] == 0) {
-      fail(std::string(name) +
-           " has elements that overlap (a stride of 0); it must be writable "
-           "element by element");
-    }
-  }
-}
-
-// The i-th integer of batch entry b.
-std::int64_t integer_at(const Operand& operand, const Shapes& shapes, std::ptrdiff_t b,
-                        std::ptrdiff_t i = 0) {
-  std::ptrdiff_t offset = i * operand.stride[0];
-  for (int dim = shapes.batch_rank - 1; dim >= 0; --dim) {
-    // NOLINTNEXTLINE(clang-analyzer-security.ArrayBound): infer_shapes bounds batch_rank
-    offset += b % shapes.batch_shape[dim] * operand.batch_stride[dim];
-    b /= shapes.batch_shape[dim];
-  }
-  return *reinterpret_cast<const std::int64_t*>(operand.data + offset);
 }
 
 Operand place_integers(const char* name, const View& view, const Shapes& shapes, int tail,
@@ -129,6 +108,28 @@ std::ptrdiff_t checked_side(const char* name, std::optional<std::int64_t> side) 
   return std::min<std::ptrdiff_t>(*side, kUnbounded);
 }
 
+void check_length(std::int64_t length, std::ptrdiff_t keys) {
+  if (length >= 0 && length <= keys) return;
+  fail("key_lengths contains " + std::to_string(length) + "; each must be in [0, " +
+       std::to_string(keys) + "], the number of keys");
+}
+
+void check_lengths(const Call& call) {
+  const Shapes& shapes = call.shapes;
+  if (!call.key_offsets) {
+    for (std::ptrdiff_t i = 0; i < call.key_lengths.count; ++i) {
+      check_length(call.key_lengths.memory[i], shapes.key_length);
+    }
+    return;
+  }
+  const bool equal = call.key_offsets.stride == 0 && call.key_lengths.count <= 1;
+  const std::ptrdiff_t entries = equal ? std::min<std::ptrdiff_t>(1, shapes.batch) : shapes.batch;
+  for (std::ptrdiff_t b = 0; b < entries; ++b) {
+    check_length(integer_at(call.key_lengths, shapes, b),
+                 call.key_offsets[b + 1] - call.key_offsets[b]);
+  }
+}
+
 void resolve_options(Call& call, const Options& options) {
   const Shapes& shapes = call.shapes;
   call.left = checked_side("left", options.window_left);
@@ -137,19 +138,13 @@ void resolve_options(Call& call, const Options& options) {
   if (options.mask) call.mask = place_scores("mask", *options.mask, shapes, true);
   if (options.bias) call.bias = place_scores("bias", *options.bias, shapes, false);
   if (options.query_offset) {
-    call.query_offset = place_integers("query_offset", *options.query_offset, shapes, 0, 0);
+    const Operand offset = place_integers("query_offset", *options.query_offset, shapes, 0, 0);
+    call.query_offset = copy_integers(offset, shapes, options);
   }
   if (options.key_lengths) {
-    call.key_lengths = place_integers("key_lengths", *options.key_lengths, shapes, 0, 0);
-    for (std::ptrdiff_t b = 0; b < shapes.batch; ++b) {
-      const std::int64_t length = integer_at(call.key_lengths, shapes, b);
-      const std::ptrdiff_t keys =
-          call.key_offsets ? call.key_offsets[b + 1] - call.key_offsets[b] : shapes.key_length;
-      if (length < 0 || length > keys) {
-        fail("key_lengths contains " + std::to_string(length) + "; each must be in [0, " +
-             std::to_string(keys) + "], the number of keys");
-      }
-    }
+    const Operand lengths = place_integers("key_lengths", *options.key_lengths, shapes, 0, 0);
+    call.key_lengths = copy_integers(lengths, shapes, options);
+    check_lengths(call);
   }
   if (options.query_segments.has_value() != options.key_segments.has_value()) {
     fail(std::string(options.query_segments ? "key_segments" : "query_segments") +
@@ -193,7 +188,7 @@ void check_tokens(const char* name, const View& view, DType query, const std::op
                   const char* scale_name) {
   const bool quantised = view.dtype == DType::kInt8;
   if (quantised && query == DType::kFloat64) fail_type(name, view, "float64, like query");
-  quantised ? check_array(name, view) : check_floats(name, view, query);
+  if (!quantised) check_float_type(name, view, query);
   if (quantised != scale.has_value()) {
     fail(quantised ? std::string(scale_name) + " is missing; " + name + " is int8"
                    : std::string(scale_name) + " is given, but " + name + " is not int8 but " +
@@ -207,21 +202,6 @@ Operand place_scale(const char* name, const View& view, const Shapes& shapes, co
   if (view.dtype != DType::kFloat32) fail_type(name, view, "float32");
   const std::ptrdiff_t tail[2] = {shapes.kv_heads, shapes.key_length};
   return broadcast(name, plain_scales(name, view, tokens, shapes, options), shapes, 2, tail, true);
-}
-
-// Every page that holds a token in use must be there.
-void check_pages(const Call& call, std::ptrdiff_t num_pages) {
-  const Shapes& shapes = call.shapes;
-  for (std::ptrdiff_t b = 0; b < shapes.batch; ++b) {
-    const std::ptrdiff_t length = integer_at(call.key_lengths, shapes, b);
-    for (std::ptrdiff_t i = 0; i * call.pages.size < length; ++i) {
-      const std::int64_t page = integer_at(call.pages.table, shapes, b, i);
-      if (page < 0 || page >= num_pages) {
-        fail("block_table contains " + std::to_string(page) +
-             " for tokens in use; pages are in [0, " + std::to_string(num_pages) + ")");
-      }
-    }
-  }
 }
 
 void resolve_tokens(Call& call, const Inputs& inputs, const View& key, const View* value,
@@ -251,7 +231,7 @@ void resolve_tokens(Call& call, const Inputs& inputs, const View& key, const Vie
 void resolve_pages(Call& call, const View& block_table, const View& key, const View* value,
                    const Options& options) {
   const std::ptrdiff_t pages = size(block_table, 1);
-  call.pages.table = place_integers("block_table", block_table, call.shapes, 1, pages);
+  const Operand table = place_integers("block_table", block_table, call.shapes, 1, pages);
   call.pages.size = key.shape[2];
   const auto strides = [](const View* rows, const std::optional<View>& scales) {
     return PageStrides{rows ? rows->stride[0] : 0, scales ? scales->stride[0] : 0};
@@ -263,7 +243,8 @@ void resolve_pages(Call& call, const View& block_table, const View& key, const V
   for (const auto* scale : {&options.key_scale, &options.value_scale}) {
     if (*scale) num_pages = std::min(num_pages, (*scale)->shape[0]);
   }
-  check_pages(call, num_pages);
+  call.pages.table =
+      copy_table(table, call.key_lengths, call.pages.size, num_pages, call.shapes, options);
 }
 
 }  // namespace
@@ -271,14 +252,14 @@ void resolve_pages(Call& call, const View& block_table, const View& key, const V
 Call resolve(const View& query, const View& key, const View* value, const View* output,
              const View* lse, const Options& options) {
   Call call;
-  const Inputs inputs(query, key, value, options);
+  Inputs inputs(query, key, value, options);
   call.shapes = infer_shapes(inputs);
   call.dtype = compute_dtype(query.dtype);
-  check_floats("query", query, query.dtype);
+  check_float_type("query", query, query.dtype);
   call.query = place("query", inputs.query, call.shapes);
   resolve_tokens(call, inputs, key, value, options);
-  if (options.cu_seqlens_q) call.query_offsets = offsets_of(*options.cu_seqlens_q);
-  if (options.cu_seqlens_k) call.key_offsets = offsets_of(*options.cu_seqlens_k);
+  call.query_offsets = std::move(inputs.query_offsets);
+  call.key_offsets = std::move(inputs.key_offsets);
   resolve_options(call, options);
   if (options.block_table) resolve_pages(call, *options.block_table, key, value, options);
   const Shapes& s = call.shapes;

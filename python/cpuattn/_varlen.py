@@ -217,9 +217,7 @@ def explain_varlen(
         One plan, as `explain` gives it, for each kernel that would run, one after the other:
         "decode" over the sequences of at most 8 query rows per key/value head, then "forward"
         over the others. Where nothing is to be computed, one plan whose kernel is "empty".
-        ``num_chunks`` is that of the longest keys. ``work_items`` counts those of a batch padded
-        to the longest of these sequences; the items of padding, and of the other kernel's
-        sequences, are passed over.
+        ``num_chunks`` is that of the longest keys, ``work_items`` the sum over these sequences.
 
     Raises
     ------

@@ -1,7 +1,11 @@
 // The plan: every row and key exactly once, no dependence of sums on threads, and busy threads.
 #include <algorithm>
+#include <map>
 #include <queue>
+#include <set>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -12,6 +16,7 @@ namespace {
 using cpuattn::Item;
 using cpuattn::item_at;
 using cpuattn::make_plan;
+using cpuattn::Part;
 using cpuattn::Plan;
 using cpuattn::PlanLimits;
 using cpuattn::PlanShape;
@@ -152,6 +157,100 @@ void every_row_and_key_once() {
   }
 }
 
+void check_items(const PlanShape& shape, const std::vector<Part>& parts, int threads) {
+  const Plan plan = make_plan(shape, kScalar, threads, parts);
+  std::map<std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>, int> seen, merged;
+  std::set<std::ptrdiff_t> slots;
+  std::size_t chunks = 0, pairs = 0;
+  bool right = true;
+  for (std::ptrdiff_t i = 0; i < plan.work_items; ++i) {
+    const Item item = item_at(plan, shape, i);
+    for (std::ptrdiff_t row = 0; row < item.num_rows; ++row) {
+      for (std::ptrdiff_t k = item.first_chunk; k < item.end_chunk; ++k) {
+        ++seen[{item.head, item.first_row + row, k}];
+      }
+    }
+    right &= item.num_rows > 0;
+    if (!item.split) continue;
+    ++chunks;
+    slots.insert(item.first_slot + item.first_chunk);
+  }
+  for (const Part& part : parts) {
+    const std::ptrdiff_t of_row =
+        std::max<std::ptrdiff_t>((part.key_length + plan.key_chunk - 1) / plan.key_chunk, 1);
+    pairs += static_cast<std::size_t>(part.num_heads * part.rows * of_row);
+    for (std::ptrdiff_t head = 0; head < part.num_heads; ++head) {
+      right &= seen.count({part.first_head + head, part.rows - 1, of_row - 1}) == 1;
+    }
+  }
+  for (const auto& [where, times] : seen) right &= times == 1;
+  test::check(right && seen.size() == pairs, "every row and chunk of every entry once");
+  test::check(slots.size() == chunks, "a place for the results of every chunk");
+  const std::size_t bytes = slots.empty() ? 0 : std::size_t(*slots.rbegin() + 1) * plan.part_bytes;
+  test::check(bytes <= plan.partial_bytes, "inside of the memory for them");
+  if (!plan.split) return;
+  const Plan merges = cpuattn::merges_of(plan);
+  std::size_t found = 0;
+  for (std::ptrdiff_t i = 0; i < merges.work_items; ++i) {
+    const Item item = item_at(merges, shape, i);
+    ++merged[{item.head, item.first_row, 0}];
+    for (std::ptrdiff_t k = 0; k < item.end_chunk; ++k) found += slots.count(item.first_slot + k);
+  }
+  test::check(found == chunks && merged.size() == std::size_t(merges.work_items),
+              "every chunk is merged once");
+}
+
+// Entries of unequal lengths: each row and chunk of each of them once, split or not, a place of its
+// own for the results of each chunk, and each block merged once.
+void unequal_entries() {
+  using Lengths = std::vector<std::pair<std::ptrdiff_t, std::ptrdiff_t>>;  // rows, keys
+  const Lengths cases[] = {{{70, 5000}, {1, 1}, {64, 700}, {65, 0}, {300, 9000}},
+                           {{9, 40}, {9, 40}, {20000, 20000}, {9, 40}},
+                           {{10, 100000}},
+                           {{1000, 10}, {10, 1000000}}};
+  for (const Lengths& lengths : cases) {
+    for (const bool decode : {false, true}) {
+      for (const int threads : {1, 2, 16, 100}) {
+        PlanShape shape{static_cast<std::ptrdiff_t>(lengths.size()), 2, 1, 0, 0, 8, 8, 4, false};
+        std::vector<Part> parts;
+        for (auto [rows, keys] : lengths) {
+          rows = decode ? std::min<std::ptrdiff_t>(rows, 8) : rows;
+          const auto entry = static_cast<std::ptrdiff_t>(parts.size());
+          parts.push_back({entry * 2, 2, rows, keys});
+          shape.query_length = std::max(shape.query_length, rows);
+          shape.key_length = std::max(shape.key_length, keys);
+        }
+        check_items(shape, parts, threads);
+      }
+    }
+  }
+}
+
+// One long sequence among many short ones costs what both cost apart.
+void work_follows_the_sum() {
+  const std::ptrdiff_t rows = 20000, heads = 8, entries = 1000;
+  PlanShape shape{entries + 1, heads, 1, rows, rows, 16, 16, 4, true};
+  const std::vector<Part> parts{{0, heads * entries, 10, 10}, {heads * entries, heads, rows, rows}};
+  const Plan together = make_plan(shape, kAvx512, 2, parts);
+  const Plan longs = make_plan({1, heads, 1, rows, rows, 16, 16, 4, true}, kAvx512, 2);
+  const Plan shorts = make_plan({entries, heads, 1, 10, 10, 16, 16, 4, true}, kAvx512, 2);
+  test::check(together.work_items == longs.work_items + shorts.work_items, "no item of padding");
+  test::check(item_at(together, shape, 0).head >= heads * entries, "the long one first");
+}
+
+// A few long entries of few rows among many short ones keep all threads busy.
+void long_entries_are_split() {
+  for (const int threads : {2, 4, 8}) {
+    const std::ptrdiff_t entries = 1000, keys = 1000000;
+    const PlanShape shape{entries, 1, 1, 1, keys, 64, 64, 4, false};
+    const Plan plan =
+        make_plan(shape, kAvx512, threads, {{0, entries - 1, 1, 20}, {entries - 1, 1, 1, keys}});
+    test::check(plan.split && plan.num_chunks > 1, "the long one is split");
+    test::check(plan.work_items == entries - 1 + plan.num_chunks, "and no other");
+    test::check(plan.partial_bytes <= std::size_t(threads) << 20, "memory is bounded");
+  }
+}
+
 // What decides the order of additions must not follow threads, batch, heads or other rows.
 void sums_do_not_follow_threads() {
   for (std::ptrdiff_t keys : {1, 2048, 5000, 131072}) {
@@ -195,6 +294,9 @@ int main() {
   threads_are_busy();
   large_calls_use_the_machine();
   every_row_and_key_once();
+  unequal_entries();
+  work_follows_the_sum();
+  long_entries_are_split();
   sums_do_not_follow_threads();
   memory_is_bounded();
   empty_calls_have_no_items();

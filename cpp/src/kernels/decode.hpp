@@ -159,8 +159,9 @@ void decode_blocks(const Work& work, const RowBlock<typename V::Element, kRows>&
   const Partial total{outputs, total_max, total_sum};
   const Partial block{block_outputs, block_max, block_sum};
   bool any = false;
-  for (std::ptrdiff_t begin = work.key_begin; begin < rows.hi_max; begin += kDecodeBlock) {
-    if (begin + kDecodeBlock <= rows.lo_min) continue;
+  std::ptrdiff_t begin = work.key_begin;  // or the first block that a row sees
+  if (rows.lo_min > begin) begin += (rows.lo_min - begin) / kDecodeBlock * kDecodeBlock;
+  for (; begin < rows.hi_max; begin += kDecodeBlock) {
     if (work.should_stop && work.should_stop(work.stop_context)) return;
     const Partial& sums = any ? block : total;
     const KeySpan span = cover_block(work, rows, begin, begin + kDecodeBlock);

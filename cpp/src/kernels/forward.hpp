@@ -57,7 +57,9 @@ void sum_chunks(const Work& work, QueryBlock<V, kVecs> (&blocks)[kBlocks],
     hi = block.rows.hi_max > hi ? block.rows.hi_max : hi;
   }
   SharedRows<V> shared(scratch.copy);
-  for (std::ptrdiff_t chunk = work.key_begin; chunk < hi; chunk += work.key_chunk) {
+  std::ptrdiff_t chunk = work.key_begin;  // or the first one that a row sees
+  if (lo > chunk) chunk += (lo - chunk) / work.key_chunk * work.key_chunk;
+  for (; chunk < hi; chunk += work.key_chunk) {
     const std::ptrdiff_t end = chunk + work.key_chunk < hi ? chunk + work.key_chunk : hi;
     if (end <= lo) continue;
     const std::ptrdiff_t unseen = lo > chunk ? (lo - chunk) / kKeyBlock * kKeyBlock : 0;

@@ -1,0 +1,30 @@
+// Products of sizes that anybody may have chosen: a broadcast array names more elements than any
+// memory holds.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace cpuattn {
+
+// The most rows, keys or work items of a call. A sixteenth of the range leaves room to add
+// positions to each other and to round up.
+constexpr std::ptrdiff_t kMaxCount = PTRDIFF_MAX / 16;
+
+// The widest head, 2^20 dims on 64 bits. A kernel takes less than 2^13 bytes of scratch per dim, so
+// its sizes do not overflow. With the widest head it asks whether to stop about every second, once
+// in a block of keys; with 2^24 dims it took 30.
+constexpr std::ptrdiff_t kMaxDims = PTRDIFF_MAX >> 14 < 1 << 20 ? PTRDIFF_MAX >> 14 : 1 << 20;
+
+// a * b, or `most` if the product is larger. Neither is negative.
+constexpr std::ptrdiff_t product(std::ptrdiff_t a, std::ptrdiff_t b,
+                                 std::ptrdiff_t most = PTRDIFF_MAX) {
+  return b != 0 && a > most / b ? most : a * b;
+}
+
+// As product(), but says whether it fits.
+constexpr bool fits(std::ptrdiff_t a, std::ptrdiff_t b, std::ptrdiff_t most = kMaxCount) {
+  return b == 0 || a <= most / b;
+}
+
+}  // namespace cpuattn
