@@ -1,5 +1,6 @@
 """Narrow numbers: read exactly, computed in float32, rounded once on the way out."""
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -262,6 +263,25 @@ def test_the_plan_tells_of_two_blocks() -> None:
     assert cpuattn.explain(query, *half, num_threads=1)["query_block"] == 2 * one
     few = query[:, :, : 2 * one - 1]
     assert cpuattn.explain(few, *half, num_threads=1)["query_block"] == one
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: cpuattn.KVCache(1, 1, 1, dtype=None),  # type: ignore[arg-type]
+        lambda: cpuattn.PagedKVCache(1, 1, 1, 1, dtype=None),  # type: ignore[arg-type]
+        lambda: cpuattn.MultiHeadAttention(4, 1, dtype=None),  # type: ignore[arg-type]
+        lambda: cpuattn.dequantize_int8(
+            np.ones((1, 1), np.int8),
+            np.ones(1, np.float32),
+            dtype=None,  # type: ignore[arg-type]
+        ),
+    ],
+    ids=["KVCache", "PagedKVCache", "MultiHeadAttention", "dequantize_int8"],
+)
+def test_no_dtype_is_not_float64(make: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match=r"^dtype must be float32.* got None"):
+        make()
 
 
 def test_byte_swapped_float16() -> None:

@@ -194,7 +194,14 @@ View parse_small(PyObject* const* args, Argument a, DType dtype, Arguments& pars
   return view;
 }
 
+// An array of NumPy may stand for a single number, but not one that is masked.
+void check_scalar(PyObject* object, const char* name) {
+  auto* array_type = reinterpret_cast<PyTypeObject*>(npy_api::get().PyArray_Type_);
+  if (PyObject_TypeCheck(object, array_type)) convert("check_scalar", object, name);
+}
+
 std::int64_t parse_integer(PyObject* object, const char* name) {
+  check_scalar(object, name);
   if (PyBool_Check(object) || !PyIndex_Check(object)) {
     throw py::type_error(std::string(name) + " is of type " + type_name(object) +
                          "; it must be an integer");
@@ -208,6 +215,7 @@ std::int64_t parse_integer(PyObject* object, const char* name) {
 }
 
 double parse_number(PyObject* object, const char* name) {
+  check_scalar(object, name);
   const double value = PyFloat_AsDouble(object);
   if (value == -1.0 && PyErr_Occurred()) {
     PyErr_Clear();
@@ -218,6 +226,7 @@ double parse_number(PyObject* object, const char* name) {
 }
 
 void parse_window(PyObject* window, Options& options) {
+  if (!PyTuple_Check(window)) check_scalar(window, "window");
   if (PyIndex_Check(window) && !PyBool_Check(window)) {
     options.window_left = options.window_right = parse_integer(window, "window");
     return;
@@ -338,9 +347,11 @@ bool parse_bool(PyObject* object, const char* name) {
                        "; it must be True or False");
 }
 
-py::object take_output(PyObject* out, const Arguments& inputs, View& view) {
-  if (!is_plain_array(out)) {
-    throw py::type_error("out is of type " + type_name(out) + "; it must be a NumPy array");
+py::object take_output(PyObject* given, Arguments& inputs, View& view) {
+  PyObject* out = given;
+  if (!is_plain_array(given)) {  // such as a torch tensor: its memory is written
+    inputs.kept.push_back(convert("as_output", given, "out"));
+    out = inputs.kept.back().ptr();
   }
   const bool wide = inputs.query.dtype == DType::kFloat64;
   if (!view_of(out, view) || !is_float(view.dtype) || wide != (view.dtype == DType::kFloat64)) {
@@ -348,13 +359,13 @@ py::object take_output(PyObject* out, const Arguments& inputs, View& view) {
                          (wide ? "that of query, float64"
                                : "float32, float16 or bfloat16, as query is not float64"));
   }
-  auto array = py::reinterpret_borrow<py::array>(out);
+  const auto array = py::reinterpret_borrow<py::array>(out);
   if (!array.writeable()) throw py::value_error("out is read-only; it must be writable");
   if (!is_readable(out, view)) {
     throw py::value_error("out is byte-swapped or not aligned; it must be a plain native array");
   }
   for (int i = 0; i < kNumArguments; ++i) check_overlap(out, view, inputs.arrays[i], kNames[i]);
-  return std::move(array);
+  return py::reinterpret_borrow<py::object>(given);
 }
 
 namespace {

@@ -60,7 +60,8 @@ void parse_inputs(PyObject* const* args, bool with_value, Arguments& parsed);
 bool parse_bool(PyObject* object, const char* name);
 
 // A result array: given by the user (checked: writable, native, no overlap with an input), or new.
-pybind11::object take_output(PyObject* out, const Arguments& inputs, View& view);
+// What is given is returned, and `inputs` keeps the array that it was converted to.
+pybind11::object take_output(PyObject* given, Arguments& inputs, View& view);
 pybind11::object new_array(DType dtype, int rank, const std::ptrdiff_t* shape, View& view);
 
 bool is_plain_array(PyObject* object);  // of NumPy, of no subclass

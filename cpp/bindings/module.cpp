@@ -81,7 +81,7 @@ View result_shape(const Shapes& s, const Arguments& parsed, std::ptrdiff_t colum
 }
 
 // out=, or a new array of query's dtype.
-py::object result_array(PyObject* out, const Arguments& parsed, const View& shape, View& output) {
+py::object result_array(PyObject* out, Arguments& parsed, const View& shape, View& output) {
   return out == Py_None ? new_array(parsed.query.dtype, shape.rank, shape.shape, output)
                         : take_output(out, parsed, output);
 }

@@ -6,29 +6,107 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpuattn._tensors import is_tensor, tensor_array, tensor_values
+
+# DLPack's types of device whose memory the CPU reads: CPU, CUDA host, ROCm host, CUDA managed.
+_CPU_DEVICES = (1, 3, 11, 13)
+
+# What exporters raise for a dtype, a device or a tracer that they cannot give.
+_REFUSALS = (BufferError, RuntimeError, TypeError, ValueError, AttributeError)
+
 
 def as_array(obj: object, name: str) -> NDArray[Any]:
     """View anything that holds an array in CPU memory as a NumPy array, without copying."""
     if type(obj) is np.ndarray:  # first: the checks of all the rest cost more than a token
         return obj
-    if isinstance(obj, np.ma.MaskedArray):
-        msg = f"{name} is a masked array, whose mask would be ignored; pass an array and mask="
-        raise TypeError(msg)
     if isinstance(obj, np.ndarray):
-        return np.asarray(obj)
-    try:
-        if hasattr(obj, "__dlpack__"):
+        return _unmasked(obj, name)
+    if is_tensor(obj):
+        return tensor_array(obj, name)
+    return _exported(obj, name)
+
+
+def as_values(obj: object, name: str) -> NDArray[Any]:
+    """View an array of which a copy in a wide dtype is made: no package is needed for bfloat16."""
+    return tensor_values(obj, name) if is_tensor(obj) else as_array(obj, name)
+
+
+def as_weights(obj: Any, name: str) -> NDArray[Any]:
+    """View the values of a weight that is to be loaded: torch's gradients end there by intent."""
+    return as_values(obj.detach() if is_tensor(obj) else obj, name)
+
+
+def as_output(obj: object, name: str) -> NDArray[Any]:
+    """View an array, or a tensor in CPU memory, that is to be written in place."""
+    if isinstance(obj, np.ndarray):
+        return _unmasked(obj, name)
+    if is_tensor(obj):
+        return tensor_array(obj, name)
+    if hasattr(obj, "__dlpack__"):
+        _check_device(obj, name)
+        try:
             return np.from_dlpack(obj)
-        if hasattr(obj, "__array__"):
-            return np.asarray(obj)
-    except (BufferError, RuntimeError) as error:
-        msg = f"{name} is of type {type(obj).__name__} and gives no CPU array: {error}"
-        raise TypeError(msg) from error
-    msg = (
+        except _REFUSALS as error:
+            raise _no_array(obj, name, error) from error
+    raise TypeError(
+        f"{name} is of type {type(obj).__name__}; it must be an array that can be written in place "
+        "(NumPy, torch on the CPU, or an object with __dlpack__ in CPU memory)"
+    )
+
+
+def _exported(obj: Any, name: str) -> NDArray[Any]:
+    """Take the array of an object of another library, whose memory is shared if it allows it."""
+    refusal: Exception | None = None
+    if hasattr(obj, "__dlpack__"):
+        _check_device(obj, name)
+        try:
+            return np.from_dlpack(obj)
+        except _REFUSALS as error:  # bfloat16, which JAX's __array__ can give
+            refusal = error
+    if hasattr(obj, "__array__"):
+        try:
+            array: NDArray[Any] = np.asanyarray(obj)
+        except _REFUSALS as error:
+            refusal = error
+        else:
+            return _unmasked(array, name)
+    if refusal is not None:
+        raise _no_array(obj, name, refusal) from refusal
+    raise TypeError(
         f"{name} is of type {type(obj).__name__}; it must be an array "
         "(NumPy, or an object with __array__ or __dlpack__ in CPU memory)"
     )
-    raise TypeError(msg)
+
+
+def _unmasked(array: NDArray[Any], name: str) -> NDArray[Any]:
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be ignored; "
+            "it must be a plain array (to hide keys, use the argument mask)"
+        )
+    return np.asarray(array)
+
+
+def check_scalar(obj: object, name: str) -> None:
+    """Raise TypeError if an array that stands for a single value is a masked one."""
+    if isinstance(obj, np.ndarray):
+        _unmasked(obj, name)
+
+
+def _check_device(obj: Any, name: str) -> None:
+    try:
+        device = int(obj.__dlpack_device__()[0])
+    except _REFUSALS:  # arrays that lie on several devices do not say
+        return
+    if device not in _CPU_DEVICES:
+        raise TypeError(
+            f"{name} is of type {type(obj).__name__} on a device of DLPack's type {device}; "
+            "it must be in CPU memory (type 1)"
+        )
+
+
+def _no_array(obj: object, name: str, error: Exception) -> TypeError:
+    return TypeError(f"{name} is of type {type(obj).__name__} and gives no CPU array: {error}")
 
 
 def as_native(array: NDArray[Any], _name: str) -> NDArray[Any]:
@@ -49,7 +127,7 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def as_integers(obj: object, name: str) -> NDArray[np.int64]:
     """Convert integers of any kind, a list of them, or a single one to int64."""
-    array = np.asarray(obj)
+    array = _as_numbers(obj, name)
     if array.size == 0:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
@@ -61,8 +139,26 @@ def as_integers(obj: object, name: str) -> NDArray[np.int64]:
     return _aligned(array, np.int64)
 
 
+def _as_numbers(obj: object, name: str) -> NDArray[Any]:
+    """Convert an array, or a nested list that may hold arrays, whatever its dtype."""
+    plain = _plain(obj, name)
+    try:
+        return np.asarray(plain)
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name} cannot be converted to an array: {error}") from error
+
+
+def _plain(obj: Any, name: str) -> Any:
+    if isinstance(obj, (list, tuple)):
+        return [_plain(element, name) for element in obj]
+    if hasattr(obj, "__dlpack__") or hasattr(obj, "__array__"):
+        return as_values(obj, name)
+    return obj
+
+
 def _as_floats(obj: object, name: str, dtype: type[np.floating[Any]]) -> NDArray[Any]:
-    array = np.asarray(obj)
+    array = _as_numbers(obj, name)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         msg = f"{name} has dtype {array.dtype}; it must be real numbers"
         raise TypeError(msg)

@@ -127,13 +127,17 @@ def attention(
     query : array, shape (..., Hq, Lq, D)
         float32, float16, ml_dtypes.bfloat16 or float64, of any strides. (Lq, D) and (Hq, Lq, D)
         are accepted too, and leading dimensions broadcast between query, key and value without a
-        copy. Anything with ``__array__`` or ``__dlpack__`` in CPU memory is an array.
+        copy. Anything with ``__array__`` or ``__dlpack__`` in CPU memory is an array, such as a
+        tensor of torch (its bfloat16 needs ml_dtypes) or JAX; a masked array is none. Heads
+        stand before the length: pass (B, L, H, D), the order of flash-attention and JAX, as
+        ``x.swapaxes(1, 2)``, a view. If Lq is Lk, the wrong order cannot be noticed.
     key : array, shape (..., Hkv, Lk, D)
         float64 if query is; else float32, float16, bfloat16 or int8, whatever query is.
     value : array, shape (..., Hkv, Lk, Dv)
         Of key's dtype.
     mask : array of bool, broadcastable to (..., Hq, Lq, Lk), optional
-        True where a query may attend to a key. Read as it lies, never expanded.
+        True where a query may attend to a key. Read in place, never expanded. A padding mask
+        (B, Lk), True at valid keys, is passed as ``mask[:, None, None, :]``.
     bias : array of any of these float dtypes, broadcastable to (..., Hq, Lq, Lk), optional
         Added to the scaled (and soft-capped) scores. -inf masks.
     causal : bool, default False
@@ -172,7 +176,7 @@ def attention(
         Also return the log-sum-exp of each row.
     out : array, optional
         Written in place and returned; may be strided, must not overlap an input. float64 if
-        query is, else float32, float16 or bfloat16.
+        query is, else float32, float16 or bfloat16. Also a tensor of torch in CPU memory.
     num_threads : int, optional
         For this call only. Results do not depend on it.
 

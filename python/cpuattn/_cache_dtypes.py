@@ -21,12 +21,12 @@ def bfloat16() -> np.dtype[Any]:
     return dtype
 
 
-def stored_dtype(name: str, dtype: DTypeLike, *, quantized: bool = True) -> np.dtype[Any]:
+def stored_dtype(name: str, dtype: DTypeLike | None, *, quantized: bool = True) -> np.dtype[Any]:
     """Return a float dtype or int8 in native byte order, or raise TypeError or ImportError."""
     if isinstance(dtype, str) and dtype == "bfloat16":
         return bfloat16()
     try:
-        checked = np.dtype(dtype)
+        checked = None if dtype is None else np.dtype(dtype)  # np.dtype(None) is float64
     except TypeError:
         checked = None
     allowed = {*FLOATS, "int8"} if quantized else FLOATS

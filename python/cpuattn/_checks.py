@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cpuattn._arrays import as_integers
+from cpuattn._arrays import as_integers, check_scalar
 
 
 def check_size(name: str, size: int, at_least: int) -> int:
     """Return size as an int, or raise TypeError or ValueError."""
+    check_scalar(size, name)
     try:
         size = operator.index(size)
     except TypeError:
@@ -20,10 +21,11 @@ def check_size(name: str, size: int, at_least: int) -> int:
     return size
 
 
-def check_float_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
+def check_float_dtype(name: str, dtype: DTypeLike | None) -> np.dtype[Any]:
     """Return dtype as float32 or float64 in native byte order, or raise TypeError."""
     try:
-        checked = np.dtype(dtype).newbyteorder("=")
+        # np.dtype(None) is float64, which nobody asked for who wrote None for a default.
+        checked = None if dtype is None else np.dtype(dtype).newbyteorder("=")
     except TypeError:
         checked = None
     if checked not in (np.float32, np.float64):

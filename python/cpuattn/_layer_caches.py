@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cpuattn._arrays import as_integers
 from cpuattn.cache import KVCache
 from cpuattn.paged import PagedKVCache
 
@@ -28,8 +29,8 @@ class ChosenSequences:
     """
 
     def __init__(self, cache: PagedKVCache, seq_ids: ArrayLike) -> None:
-        self._cache, self._seq_ids = cache, seq_ids
-        sequences = cache._chosen(seq_ids)  # noqa: SLF001 (this class stands in for the cache)
+        self._cache, self._seq_ids = cache, as_integers(seq_ids, "seq_ids")
+        sequences = cache._chosen(self._seq_ids)  # noqa: SLF001 (this class stands in for the cache)
         self.batch = len(sequences)
         self.lengths = np.array([sequence.length for sequence in sequences], np.int64)
         self.keys, self.values = cache.keys, cache.values
@@ -40,8 +41,8 @@ class ChosenSequences:
 
     def truncate(self, n: Sequence[int] | NDArray[np.int64]) -> None:
         """Keep the first n tokens of each sequence, see `PagedKVCache.truncate`."""
-        for seq_id, length in zip(np.ravel(self._seq_ids), n, strict=True):
-            self._cache.truncate(int(seq_id), int(length))
+        for seq_id, length in zip(self._seq_ids.tolist(), n, strict=True):
+            self._cache.truncate(seq_id, int(length))
 
     def attend(self, query: ArrayLike, **options: Any) -> NDArray[Any]:
         """Attend to the tokens of the sequences, see `PagedKVCache.attend`."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cpuattn._arrays import as_array
+from cpuattn._arrays import as_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 Weights = dict[str, NDArray[Any]]
@@ -72,7 +72,7 @@ def from_state_dict(
     weights: Weights = {}
     unexpected = []
     for given_name, array in state.items():
-        values = as_array(array, given_name)
+        values = as_weights(array, given_name)
         if not (np.issubdtype(values.dtype, np.floating) or values.dtype.name == "bfloat16"):
             raise TypeError(f"{given_name} must be an array of float, got {values.dtype}")
         for name, part in _projections(given_name, values, shapes):

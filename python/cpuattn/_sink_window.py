@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpuattn._arrays import as_array
+from cpuattn._arrays import as_array, as_integers, as_output
 from cpuattn._attention import attention
 from cpuattn._cache_dtypes import check_float
 from cpuattn._checks import check_shape
@@ -31,8 +31,9 @@ def attend_sinks_and_window(
     check_shape("query", query, (len(held), None, None, arrays.keys.shape[3]))
     out = options.get("out")
     if out is not None:
-        check_float("out", out)
-        check_shape("out", out, (*query.shape[:3], dim))
+        written = as_output(out, "out")
+        check_float("out", written)
+        check_shape("out", written, (*query.shape[:3], dim))
     results = []
     for part, limits in _parts(positions, starts, held):
         own = {**options, **_of_keys(options, part, rows), **arrays.scales(part), **limits}
@@ -44,7 +45,7 @@ def attend_sinks_and_window(
     merged, lse = merge_attention([part[0] for part in results], [part[1] for part in results])
     if out is None:
         return merged.astype(query.dtype, copy=False), lse
-    out[...] = merged
+    written[...] = merged
     return out, lse
 
 
@@ -70,9 +71,8 @@ def _of_keys(options: Options, part: slice, rows: int) -> Options:
     for name in _BY_KEY:
         if options.get(name) is None:
             continue
-        array = (
-            np.asarray(options[name]) if name == "key_segments" else as_array(options[name], name)
-        )
+        read = as_integers if name == "key_segments" else as_array
+        array: NDArray[Any] = read(options[name], name)
         if array.ndim and array.shape[-1] not in (1, rows):
             raise ValueError(f"{name} must have a last axis of 1 or {rows} keys, got {array.shape}")
         cut[name] = array[..., part] if array.ndim and array.shape[-1] == rows else array

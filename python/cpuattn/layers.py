@@ -171,7 +171,9 @@ class MultiHeadAttention(Projections):
             query, key = self._rotate(query, key, rope, held, options.get("key_lengths"))
         if held is not None:
             lengths = held.lengths
-            held.append(key, value, lengths=options.pop("key_lengths", None))
+            counts = options.pop("key_lengths", None)
+            counts = None if counts is None else as_integers(counts, "key_lengths")
+            held.append(key, value, lengths=counts)
             try:
                 return self._attend(held, query, options)
             except BaseException:  # an option that does not fit, or Ctrl-C
