@@ -60,6 +60,15 @@ VALUES: list[tuple[str, Arguments, list[str]]] = [
     ("mask", {"mask": ones(1, 2, 6, 4, 5, dtype=bool)}, ["(1, 2, 6, 4, 5)", "(2, 6, 4, 5)"]),
     ("bias", {"bias": ones(3, 4, 5)}, ["(3, 4, 5)", "(2, 6, 4, 5)"]),
     ("bias", {"bias": ones(3, 1, 1, 5)}, ["(3, 1, 1, 5)", "(2, 6, 4, 5)"]),
+    ("mask", {"mask": ones(2, 5, dtype=bool)}, ["(2, 5)", "x[:, None, None, :]"]),
+    ("bias", {"bias": ones(2, 5)}, ["(2, 5)", "x[:, None, None, :]"]),
+    ("mask", {"mask": ones(2, 4, 5, dtype=bool)}, ["(2, 4, 5)", "x[:, None]"]),
+    # (B, L, H, D), where the lengths make it evident
+    (
+        "query",
+        {"query": ones(2, 4, 6, 7), "key": ones(2, 5, 3, 7), "value": ones(2, 5, 3, 8)},
+        ["(2, 4, 6, 7)", "(2, 5, 3, 7)", "x.swapaxes(1, 2)"],
+    ),
     # Windows and offsets
     ("window", {"window": -1}, ["-1"]),
     ("window", {"window": (-2, 3)}, ["-2"]),

@@ -88,6 +88,15 @@ void check_packing(const Options& options) {
   }
 }
 
+// What to try if query and key would fit with the axes of heads and lengths exchanged, and key has
+// more "heads" than tokens.
+std::string order_hint(const View& query, const View& key) {
+  const std::ptrdiff_t heads = size(key, 2);
+  const bool fits = query.rank > 3 && key.rank > 3 && heads != 0 && heads < size(key, 3) &&
+                    size(query, 2) % heads == 0;
+  return fits ? " (pass arrays of shape (B, L, H, D) as x.swapaxes(1, 2))" : "";
+}
+
 }  // namespace
 
 Inputs::Inputs(const View& query, const View& key, const View* value, const Options& options)
@@ -207,7 +216,7 @@ Shapes infer_shapes(const Inputs& all) {
   if (shapes.kv_heads == 0 ? shapes.query_heads != 0 : shapes.query_heads % shapes.kv_heads != 0) {
     fail("query has " + std::to_string(shapes.query_heads) + " heads, shape " + text(query) +
          ", and key " + std::to_string(shapes.kv_heads) + ", shape " + text(key) +
-         "; the heads of query must be a multiple of those of key");
+         "; the heads of query must be a multiple of those of key" + order_hint(query, key));
   }
   shapes.group = shapes.kv_heads == 0 ? 1 : shapes.query_heads / shapes.kv_heads;
   shapes.batch_rank = std::max(shapes.rank - 3, 0);

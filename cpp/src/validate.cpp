@@ -17,7 +17,7 @@ namespace {
 // The view with its last `tail` dimensions as they are and the others broadcast to the batch.
 // `expected` (of the tail) may be broadcast too where broadcast_tail is set.
 Operand broadcast(const char* name, const View& view, const Shapes& shapes, int tail,
-                  const std::ptrdiff_t* expected, bool broadcast_tail) {
+                  const std::ptrdiff_t* expected, bool broadcast_tail, const char* hint = "") {
   std::ptrdiff_t full[kMaxRank + 3];
   std::copy(shapes.batch_shape, shapes.batch_shape + shapes.batch_rank, full);
   std::copy(expected, expected + tail, full + shapes.batch_rank);
@@ -46,7 +46,7 @@ Operand broadcast(const char* name, const View& view, const Shapes& shapes, int 
   }
   if (!fits) {
     fail(std::string(name) + " has shape " + text(view) + ", which does not broadcast to " +
-         text(full, rank));
+         text(full, rank) + hint);
   }
   return operand;
 }
@@ -84,12 +84,22 @@ Operand place_integers(const char* name, const View& view, const Shapes& shapes,
   return broadcast(name, trimmed, shapes, tail, &length, true);
 }
 
+// What to try with a mask or bias that has a batch, but no axis of heads.
+const char* axes_hint(const View& view, const Shapes& shapes) {
+  if (view.rank < 2 || view.shape[0] != shapes.batch || size(view, 1) != shapes.key_length) {
+    return "";
+  }
+  if (view.rank == 2) return "; pass one of shape (B, Lk) as x[:, None, None, :]";
+  if (view.rank != 3 || size(view, 2) != shapes.query_length) return "";
+  return "; pass one of shape (B, Lq, Lk) as x[:, None]";
+}
+
 Operand place_scores(const char* name, const View& view, const Shapes& shapes, bool is_mask) {
   check_array(name, view);
   if (is_mask && view.dtype != DType::kBool) fail_type(name, view, "bool");
   if (!is_mask && !is_float(view.dtype)) fail_type(name, view, "a float type");
   const std::ptrdiff_t tail[3] = {shapes.query_heads, shapes.query_length, shapes.key_length};
-  return broadcast(name, view, shapes, 3, tail, true);
+  return broadcast(name, view, shapes, 3, tail, true, axes_hint(view, shapes));
 }
 
 Operand place_per_head(const char* name, const View& view, const Shapes& shapes, DType dtype) {
