@@ -55,7 +55,7 @@ class Shared:
 
 def calls(x: Any, narrow: Array) -> dict[str, tuple[Any, Any]]:
     """Give results with x, and the same with an array of NumPy."""
-    table, plain = np.ones((3, 2), np.float32), narrow.astype(np.float32)
+    table, plain = random(3, 2), narrow.astype(np.float32)
 
     def held(value: Any) -> Any:
         cache = KVCache(1, 2, 4, dtype="bfloat16")

@@ -18,6 +18,10 @@ def tables(num_positions: int, pairs: int) -> tuple[Array, Array]:
     return np.cos(angles), np.sin(angles)
 
 
+def random(*shape: int) -> Array:
+    return np.random.default_rng(shape).standard_normal(shape)
+
+
 def by_complex_numbers(x: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
     """Turn x (..., L, D) by cos + i·sin (L, R/2): features become complex numbers and back."""
     pairs = cos.shape[-1]
@@ -96,6 +100,59 @@ def test_every_way_to_give_positions() -> None:
     np.testing.assert_array_equal(rotary_embedding(x[1], cos, sin), by_rows[1])
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("pairs", [4, 3])  # of 8 features: 3/4 of them cannot be twice as many
+def test_tables_of_hugging_face(pairs: int, interleaved: bool) -> None:
+    """Each angle stands twice in them: ``cat(angles, angles)``, or twice in a row."""
+    x, half = random(2, 3, 5, 8), tables(5, pairs)
+    expected = rotary_embedding(x, *half, interleaved=interleaved)
+    halves = [np.concatenate([t, t], axis=-1) for t in half]
+    in_a_row = [np.repeat(t, 2, axis=-1) for t in half]
+    for whole in (halves, in_a_row) if interleaved else (halves,):
+        for dim in (None, 2 * pairs):
+            got = rotary_embedding(x, *whole, interleaved=interleaved, rotary_dim=dim)
+            np.testing.assert_array_equal(got, expected)
+        batched = [np.stack([t, t]) for t in whole]
+        got = rotary_embedding(x, *batched, interleaved=interleaved)
+        np.testing.assert_array_equal(got, expected)
+    if not interleaved:
+        with pytest.raises(ValueError, match="every angle twice, in equal halves"):
+            rotary_embedding(x, *in_a_row)
+    with pytest.raises(
+        ValueError, match=rf"cos has {2 * pairs} angles .* has only 8 features; .* twice"
+    ):
+        rotary_embedding(x, *tables(5, 2 * pairs), interleaved=interleaved)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_partial_tables_of_hugging_face_are_never_misread(pairs: int, interleaved: bool) -> None:
+    x, half = random(2, 3, 5, 8), tables(5, pairs)
+    whole = [np.concatenate([t, t], axis=-1) for t in half]
+    with pytest.raises(ValueError, match=f"rotary_dim={2 * pairs} if so"):
+        rotary_embedding(x, *whole, interleaved=interleaved)
+    given: dict[str, Any] = {"interleaved": interleaved}
+    expected = rotary_embedding(x, *half, **given)
+    np.testing.assert_array_equal(
+        rotary_embedding(x, *whole, rotary_dim=2 * pairs, **given), expected
+    )
+    np.testing.assert_array_equal(
+        rotary_embedding(x, *half, rotary_dim=2 * pairs, **given), expected
+    )
+    # The same columns may mean twice as many features, of two kinds that turn alike.
+    both = rotary_embedding(x, *whole, rotary_dim=4 * pairs, **given)
+    turned = by_complex_numbers(x, whole[0], whole[1], interleaved)
+    np.testing.assert_allclose(both, turned, rtol=1e-12, atol=1e-14)
+
+
+def test_the_same_angle_everywhere_is_no_table_of_hugging_face() -> None:
+    x = random(1, 3, 1, 8)
+    cos, sin = np.full((1, 2), 0.6), np.full((1, 2), 0.8)
+    np.testing.assert_allclose(
+        rotary_embedding(x, cos, sin), by_complex_numbers(x, cos, sin, False), rtol=1e-12
+    )
+
+
 def test_the_result_is_new_and_has_the_dtype_of_x() -> None:
     packed = np.random.default_rng(3).standard_normal((2, 5, 3, 8), np.float32)
     x = packed.swapaxes(1, 2)
@@ -124,6 +181,10 @@ BAD: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, r"positions of shape \(3,\) does not fit", {"positions": [0, 1, 2]}),
     (ValueError, r"positions of shape \(1,\) does not fit", {"positions": [0]}),
     (ValueError, r"positions of shape \(3, 4\) does not fit", {"positions": [[0] * 4] * 3}),
+    (ValueError, "rotary_dim must be even, at most the 4 .* got 3", {"rotary_dim": 3}),
+    (ValueError, "rotary_dim must be even, at most the 4 .* got 8", {"rotary_dim": 8}),
+    (ValueError, "rotary_dim must be at least 0, got -2", {"rotary_dim": -2}),
+    (TypeError, "rotary_dim must be an integer, got 2.0", {"rotary_dim": 2.0}),
     (ValueError, "positions choose rows", {"cos": COS[None], "sin": SIN[None], "positions": 0}),
     (
         ValueError,

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cpuattn._arrays import as_array, as_integers
 from cpuattn._cache_dtypes import check_float, one_rounding
+from cpuattn._rotary_tables import one_column_per_angle
 
 
 def rotary_embedding(
@@ -20,6 +21,7 @@ def rotary_embedding(
     *,
     positions: ArrayLike | None = None,
     interleaved: bool = False,
+    rotary_dim: int | None = None,
 ) -> NDArray[Any]:
     """Turn each pair of features of query or key by the angles of its position.
 
@@ -35,6 +37,8 @@ def rotary_embedding(
         Cosine and sine of the angles. Two axes are a table with one row per position. More axes
         hold the rows of the L positions of each batch entry directly; the leading ones broadcast
         with those of `x` before H. R <= D features are turned, the other D - R stay as they are.
+        Tables of R columns, which hold each angle twice as Hugging Face's do, are taken too: they
+        are told by their width if R > D/2, else by `rotary_dim`.
     positions : int or (L,) or (..., L) array of int, optional
         Rows of the table to use. An int is the position of the first of L consecutive ones, and
         the default is 0. Leading axes broadcast with those of `x` before H, as (B, L) does with
@@ -42,6 +46,8 @@ def rotary_embedding(
     interleaved : bool, default False
         False: feature i < R/2 is paired with feature i + R/2 (GPT-NeoX, Hugging Face).
         True: feature 2i is paired with feature 2i + 1 (RoFormer, GPT-J, GGUF files).
+    rotary_dim : int, optional
+        R. By default twice the columns of `cos` and `sin`, or their number if that exceeds D.
 
     Returns
     -------
@@ -51,9 +57,11 @@ def rotary_embedding(
     Raises
     ------
     TypeError
-        If `x`, `cos` or `sin` is of another dtype, or `positions` not integer.
+        If `x`, `cos` or `sin` is of another dtype, or `positions` or `rotary_dim` not integer.
     ValueError
-        If shapes do not fit, R > D, or a position is outside the table.
+        If shapes do not fit, R > D, or a position is outside the table. If the columns of `cos` and
+        `sin` come in equal pairs, as Hugging Face's do, but are at most D/2 and `rotary_dim` is not
+        given: they may be the angles of as many features, or of twice as many.
 
     Examples
     --------
@@ -68,6 +76,9 @@ def rotary_embedding(
     """
     array = as_array(x, "x")
     c, s = _cos_and_sin(array, as_array(cos, "cos"), as_array(sin, "sin"), positions)
+    c, s = one_column_per_angle(
+        c, s, head_dim=array.shape[-1], rotary_dim=rotary_dim, interleaved=interleaved
+    )
     half = c.shape[-1]
     if interleaved:
         first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
@@ -112,11 +123,6 @@ def _check(x: NDArray[Any], cos: NDArray[Any], sin: NDArray[Any]) -> None:
         raise ValueError(f"cos must be (max_positions, R/2) or (..., L, R/2), got {cos.shape}")
     if cos.shape != sin.shape:
         raise ValueError(f"sin must have the shape of cos, {cos.shape}, got {sin.shape}")
-    if 2 * cos.shape[-1] > x.shape[-1]:
-        raise ValueError(
-            f"cos has {cos.shape[-1]} angles for pairs of features, "
-            f"but x has only {x.shape[-1]} features"
-        )
 
 
 def _rows(positions: ArrayLike | None, length: int, num_rows: int) -> NDArray[np.int64]:

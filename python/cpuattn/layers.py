@@ -18,7 +18,11 @@ from cpuattn.paged import PagedKVCache
 
 __all__ = ["MultiHeadAttention"]
 
-Rope = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, bool]
+Rope = (
+    tuple[ArrayLike, ArrayLike]
+    | tuple[ArrayLike, ArrayLike, bool]
+    | tuple[ArrayLike, ArrayLike, bool, int | None]
+)
 
 
 class MultiHeadAttention(Projections):
@@ -136,7 +140,7 @@ class MultiHeadAttention(Projections):
         seq_ids : (B,) int, optional
             With a PagedKVCache, and only then: the sequence of each entry of `x`. Results have the
             bits that a KVCache of these sequences gives.
-        rope : (cos, sin) or (cos, sin, interleaved), optional
+        rope : (cos, sin), (cos, sin, interleaved) or (cos, sin, interleaved, rotary_dim), optional
             Arguments of `rotary_embedding` for queries and keys; positions go on from those in the
             cache. Self-attention only.
         **options
@@ -206,8 +210,10 @@ class MultiHeadAttention(Projections):
             raise TypeError(f"{', '.join(sorted(refused))}: not an option of MultiHeadAttention")
         if rope is not None and context is not None:
             raise ValueError("rope is for self-attention: it cannot be given with a context")
-        if rope is not None and len(rope) not in (2, 3):
-            raise ValueError(f"rope must be (cos, sin) or (cos, sin, interleaved), got {len(rope)}")
+        if rope is not None and len(rope) not in (2, 3, 4):
+            raise ValueError(
+                f"rope must be (cos, sin), with interleaved and rotary_dim behind, got {len(rope)}"
+            )
         if cache is not None and isinstance(context, CACHES):
             raise ValueError("cache cannot be given with a context that is a cache")
         if seq_ids is not None and cache is None and not isinstance(context, CACHES):
@@ -261,19 +267,24 @@ class MultiHeadAttention(Projections):
         cache: LayerCache | None,
         lengths: ArrayLike | None,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        cos, sin = rope[:2]
-        interleaved = len(rope) == 3 and bool(rope[2])
+        cos, sin = as_array(rope[0], "cos"), as_array(rope[1], "sin")
+        interleaved = len(rope) > 2 and bool(rope[2])
         positions = None
-        if cache is not None and np.ndim(cos) == 2:
+        if cache is not None and cos.ndim == 2:
             tokens = np.arange(query.shape[-2])
             if lengths is not None:
                 # Padding repeats the last position, which the table surely has.
                 counts = as_integers(lengths, "key_lengths").reshape(-1, 1)
                 tokens = np.minimum(tokens, counts - 1)
             positions = np.maximum(cache.lengths[:, None] + tokens, 0)
+        options: dict[str, Any] = {
+            "positions": positions,
+            "interleaved": interleaved,
+            "rotary_dim": rope[3] if len(rope) == 4 else None,
+        }
         return (
-            rotary_embedding(query, cos, sin, positions=positions, interleaved=interleaved),
-            rotary_embedding(key, cos, sin, positions=positions, interleaved=interleaved),
+            rotary_embedding(query, cos, sin, **options),
+            rotary_embedding(key, cos, sin, **options),
         )
 
 
