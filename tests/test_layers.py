@@ -143,6 +143,19 @@ def test_rope_turns_query_and_key_heads() -> None:
     np.testing.assert_allclose(layer(x, rope=(cos, sin)), expected, rtol=1e-12, atol=1e-13)
 
 
+def test_rope_tables_of_hugging_face() -> None:
+    layer, x = layer_with_biases(head_dim=8), random(2, 5, E)
+    angles = np.arange(5)[:, None] * [1.0, 0.1]
+    half = np.cos(angles), np.sin(angles)
+    cos, sin = (np.concatenate([t, t], axis=-1) for t in half)
+    expected = layer(x, rope=half)
+    np.testing.assert_array_equal(layer(x, rope=(cos, sin, False, 4)), expected)
+    with pytest.raises(ValueError, match="give rotary_dim=4 if so"):
+        layer(x, rope=(cos, sin))
+    narrow = layer_with_biases()
+    np.testing.assert_array_equal(narrow(x, rope=(cos, sin)), narrow(x, rope=half))
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_padding_on_the_right_changes_nothing(causal: bool) -> None:
     layer = layer_with_biases()

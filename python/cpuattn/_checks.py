@@ -1,5 +1,6 @@
 """Checks of arguments that the Python classes share; each error names the argument."""
 
+import math
 import operator
 from typing import Any
 
@@ -31,6 +32,18 @@ def check_float_dtype(name: str, dtype: DTypeLike | None) -> np.dtype[Any]:
     if checked not in (np.float32, np.float64):
         raise TypeError(f"{name} must be float32 or float64, got {dtype!r}")
     return checked
+
+
+def check_number(name: str, number: float) -> float:
+    """Return a finite number that is not negative as a float, or raise TypeError or ValueError."""
+    check_scalar(number, name)
+    try:
+        number = float(number)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {number!r}") from None
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be finite and not negative, got {number}")
+    return number
 
 
 def per_entry(name: str, numbers: ArrayLike, batch: int) -> list[int]:

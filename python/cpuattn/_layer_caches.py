@@ -67,7 +67,7 @@ def layer_cache(name: str, cache: object, seq_ids: ArrayLike | None) -> LayerCac
 
 
 def check_cache(
-    name: str, cache: LayerCache, heads: tuple[int, int], dtype: np.dtype[Any], batch: int
+    name: str, cache: LayerCache, dims: tuple[int, int, int], dtype: np.dtype[Any], batch: int
 ) -> None:
     """Raise TypeError or ValueError unless the cache is one of a layer and a batch like these.
 
@@ -76,8 +76,8 @@ def check_cache(
     name : str
         Of the argument that it was given as.
     cache : KVCache or ChosenSequences
-    heads : (int, int)
-        Key/value heads of the layer, and features of each.
+    dims : (int, int, int)
+        Key/value heads of the layer, and features of a key and of a value of each.
     dtype : dtype
         Of the layer.
     batch : int
@@ -89,9 +89,10 @@ def check_cache(
         got = cache.keys.dtype
         raise TypeError(f"{name} must hold {allowed} with a layer of {dtype}, got {got}")
     kv_heads, head_dim, value_dim = cache.keys.shape[1], cache.keys.shape[3], cache.values.shape[3]
-    if (kv_heads, head_dim, value_dim) != (*heads, heads[1]):
+    if (kv_heads, head_dim, value_dim) != dims:
+        values = "" if dims[1] == dims[2] else f" for keys and {dims[2]} for values"
         raise ValueError(
-            f"{name} must hold {heads[0]} heads of {heads[1]} features like the layer, "
+            f"{name} must hold {dims[0]} heads of {dims[1]} features{values} like the layer, "
             f"got {kv_heads} of {head_dim} for keys and {value_dim} for values"
         )
     if cache.batch != batch:

@@ -6,38 +6,38 @@ latter does: q_proj.weight, k_proj.bias, ..., out_proj.weight.
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpuattn._arrays import as_weights
+from cpuattn._fused_weights import Entry, Layout, choose_layout, is_fused, split
+from cpuattn._weight_names import INPUTS, canonical, holds_no_weight
 
 Shapes = Mapping[str, tuple[int, ...]]
 Weights = dict[str, NDArray[Any]]
 
-INPUTS = ("q_proj", "k_proj", "v_proj")
-
-RENAMED = {
-    "q_proj_weight": "q_proj.weight",  # torch, where key or value have other features than query
-    "k_proj_weight": "k_proj.weight",
-    "v_proj_weight": "v_proj.weight",
-    "o_proj.weight": "out_proj.weight",  # Llama and its descendants
-    "o_proj.bias": "out_proj.bias",
-}
-
 
 def shapes(
-    in_features: tuple[int, int, int], query_features: int, key_features: int, *, bias: bool
+    in_features: tuple[int, int, int],
+    heads: tuple[int, int],
+    head_dims: tuple[int, int],
+    *,
+    bias: bool,
 ) -> Shapes:
-    """Return the shape of every weight; in_features are those of query, key and value."""
-    embed_dim, key_dim, value_dim = in_features
+    """Return the shape of every weight.
+
+    `in_features` are those of query, key and value; `heads` those of the query and of the keys;
+    `head_dims` those of the keys and of the values.
+    """
+    (embed_dim, key_dim, value_dim), (num_heads, kv_heads) = in_features, heads
+    head_dim, value_head_dim = head_dims
     weights = {
-        "q_proj": (query_features, embed_dim),
-        "k_proj": (key_features, key_dim),
-        "v_proj": (key_features, value_dim),
-        "out_proj": (embed_dim, query_features),
+        "q_proj": (num_heads * head_dim, embed_dim),
+        "k_proj": (kv_heads * head_dim, key_dim),
+        "v_proj": (kv_heads * value_head_dim, value_dim),
+        "out_proj": (embed_dim, num_heads * value_head_dim),
     }
     result: dict[str, tuple[int, ...]] = {}
     for projection, shape in weights.items():
@@ -65,26 +65,44 @@ def initial(shapes: Shapes, dtype: np.dtype[Any], rng: "np.random.Generator") ->
     return weights
 
 
+def extra_shapes(shapes: Shapes, kv_heads: int) -> Mapping[str, tuple[tuple[int, ...], ...]]:
+    """Return the shapes that a weight may have which a state holds or not."""
+    query, key = shapes["q_proj.weight"][0], shapes["k_proj.weight"][0]
+    head_dim = key // kv_heads
+    return {
+        "q_norm.weight": ((head_dim,), (query,)),  # of each head (Qwen 3), of all (OLMo 2)
+        "k_norm.weight": ((head_dim,), (key,)),
+        "sinks": ((query // head_dim,),),
+    }
+
+
 def from_state_dict(
-    state: Mapping[str, ArrayLike], shapes: Shapes, dtype: np.dtype[Any]
+    state: Mapping[str, ArrayLike],
+    shapes: Shapes,
+    dtype: np.dtype[Any],
+    kv_heads: int,
+    layout: Layout | None,
 ) -> Weights:
     """Return copies of the weights in dtype; ValueError unless they are all those expected."""
+    entries = _read(state)
+    extra = extra_shapes(shapes, kv_heads)
     weights: Weights = {}
     unexpected = []
-    for given_name, array in state.items():
-        values = as_weights(array, given_name)
-        if not (np.issubdtype(values.dtype, np.floating) or values.dtype.name == "bfloat16"):
-            raise TypeError(f"{given_name} must be an array of float, got {values.dtype}")
-        for name, part in _projections(given_name, values, shapes):
-            if name not in shapes:
-                unexpected.append(given_name)
-                continue
-            if name in weights:
-                raise ValueError(f"{given_name}: state holds {name} already under another name")
-            if part.shape != shapes[name]:
-                raise ValueError(f"{given_name} must have shape {shapes[name]}, got {part.shape}")
-            weights[name] = np.array(part, dtype, order="C")
+    for name, (given_name, part) in _projections(entries, shapes, kv_heads, layout):
+        allowed = extra.get(name, (shapes[name],) if name in shapes else ())
+        if not allowed:
+            unexpected.append(given_name)
+            continue
+        if name in weights:
+            raise ValueError(f"{given_name}: state holds {name} already under another name")
+        if part.shape not in allowed:
+            wanted = " or ".join(map(str, allowed))
+            raise ValueError(f"{given_name} must have shape {wanted}, got {part.shape}")
+        weights[name] = np.array(part, dtype, order="C")
     missing = [name for name in shapes if name.endswith(".weight") and name not in weights]
+    norms = {"q_norm.weight", "k_norm.weight"}
+    if norms & weights.keys():
+        missing += sorted(norms - weights.keys())
     biases = [name for name in shapes if name.endswith(".bias")]
     # One projection may lack a bias (Whisper's keys, Qwen's output), but not all of them.
     if biases and not weights.keys() & set(biases):
@@ -94,8 +112,24 @@ def from_state_dict(
     return weights
 
 
+def _read(state: Mapping[str, ArrayLike]) -> dict[str, Entry]:
+    """Return the weights by their canonical names, or raise TypeError or ValueError."""
+    entries: dict[str, Entry] = {}
+    for given_name, array in state.items():
+        values = as_weights(array, given_name)
+        name = canonical(given_name)
+        if holds_no_weight(name, values):
+            continue
+        if not (np.issubdtype(values.dtype, np.floating) or values.dtype.name == "bfloat16"):
+            raise TypeError(f"{given_name} must be an array of float, got {values.dtype}")
+        if name in entries:
+            raise ValueError(f"{given_name}: state holds {name} already under another name")
+        entries[name] = Entry(given_name, values)
+    return entries
+
+
 def to_torch(weights: Weights) -> Weights:
-    """Return copies under the names of torch.nn.MultiheadAttention."""
+    """Return copies under the names of torch.nn.MultiheadAttention; norms, which it lacks, ours."""
     inputs = {projection: weights[f"{projection}.weight"] for projection in INPUTS}
     if _is_fused({f"{projection}.weight": w.shape for projection, w in inputs.items()}):
         state = {"in_proj_weight": np.concatenate(list(inputs.values()))}
@@ -109,7 +143,8 @@ def to_torch(weights: Weights) -> Weights:
         ]
         state["in_proj_bias"] = np.concatenate(biases[:3])
         state["out_proj.bias"] = biases[3].copy()
-    return state
+    others = {name for name in weights if name.split(".")[0] not in (*INPUTS, "out_proj")}
+    return state | {name: weights[name].copy() for name in sorted(others)}
 
 
 def _is_fused(shapes: Shapes) -> bool:
@@ -118,14 +153,16 @@ def _is_fused(shapes: Shapes) -> bool:
 
 
 def _projections(
-    name: str, values: NDArray[Any], shapes: Shapes
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield the projections that an entry of a state dict holds: one, or three that are fused."""
-    if name not in ("in_proj_weight", "in_proj_bias"):
-        yield RENAMED.get(name, name), values
-        return
-    ends = np.cumsum([0] + [shapes[f"{projection}.weight"][0] for projection in INPUTS]).tolist()
-    if values.ndim == 0 or len(values) != ends[-1]:
-        raise ValueError(f"{name} must have {ends[-1]} rows for q, k and v, got {values.shape}")
-    for projection, (start, end) in zip(INPUTS, pairwise(ends), strict=True):
-        yield f"{projection}.{name.removeprefix('in_proj_')}", values[start:end]
+    entries: Mapping[str, Entry], shapes: Shapes, kv_heads: int, layout: Layout | None
+) -> Iterator[tuple[str, Entry]]:
+    """Yield every weight of a state by its name, those of a fused matrix one by one."""
+    query, key, value = (shapes[f"{projection}.weight"][0] for projection in INPUTS)
+    chosen = choose_layout(layout, entries, query + key + value, kv_heads)
+    for name, (given_name, array) in entries.items():
+        entry = Entry(given_name, array.T if chosen == "conv1d" and array.ndim == 2 else array)
+        if not is_fused(name):
+            yield name, entry
+            continue
+        groups = kv_heads if chosen == "grouped" else 1
+        for part_name, part in split(name, entry, (query, key, value), groups):
+            yield part_name, Entry(given_name, part)

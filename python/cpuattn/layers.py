@@ -9,26 +9,21 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from cpuattn import _layer_weights
 from cpuattn._arrays import as_array, as_integers
 from cpuattn._attention import attention
-from cpuattn._checks import check_float_dtype, check_size
+from cpuattn._checks import check_float_dtype, check_number, check_size
 from cpuattn._layer_caches import CACHES, LayerCache, check_cache, layer_cache
+from cpuattn._layer_rope import Rope, check_rope, rotate
 from cpuattn._projections import Projections
-from cpuattn._rotary import rotary_embedding
 from cpuattn.cache import KVCache
 from cpuattn.paged import PagedKVCache
 
 __all__ = ["MultiHeadAttention"]
 
-Rope = (
-    tuple[ArrayLike, ArrayLike]
-    | tuple[ArrayLike, ArrayLike, bool]
-    | tuple[ArrayLike, ArrayLike, bool, int | None]
-)
-
 
 class MultiHeadAttention(Projections):
     """Project to query, key and value heads, attend, and project the heads' outputs back.
 
-    Letters: E embed_dim, Hq num_heads, Hkv kv_heads, D head_dim, L lengths.
+    Letters: E embed_dim, Hq num_heads, Hkv kv_heads, D head_dim, Dv
+    value_head_dim, L lengths.
 
     Parameters
     ----------
@@ -39,11 +34,16 @@ class MultiHeadAttention(Projections):
     kv_heads : int, optional
         Hkv, key/value heads, a divisor of Hq; Hq by default. Fewer is grouped-query attention.
     head_dim : int, optional
-        D, features of a head; E / Hq by default.
+        D, features of a head of query and key; E / Hq by default.
+    value_head_dim : int, optional
+        Dv, features of a head of value; D by default.
     key_dim, value_dim : int, optional
         Features of the inputs that keys and values are projected from; E by default.
     bias : bool, default True
         Whether the projections add a bias.
+    norm_eps : float, default 1e-6
+        Added to the mean square of a head, where `load_state_dict` is given a q_norm and k_norm:
+        rms_norm_eps of Hugging Face's configurations.
     dtype : {"float32", "float64"}
         Of weights, inputs and result.
     rng : int or numpy.random.Generator, optional
@@ -84,9 +84,11 @@ class MultiHeadAttention(Projections):
         *,
         kv_heads: int | None = None,
         head_dim: int | None = None,
+        value_head_dim: int | None = None,
         key_dim: int | None = None,
         value_dim: int | None = None,
         bias: bool = True,
+        norm_eps: float = 1e-6,
         dtype: DTypeLike = "float32",
         rng: "int | np.random.Generator | None" = None,
     ) -> None:
@@ -97,6 +99,7 @@ class MultiHeadAttention(Projections):
         self.num_heads = check_size("num_heads", num_heads, at_least=1)
         self.kv_heads = size("kv_heads", kv_heads, self.num_heads)
         self.head_dim = size("head_dim", head_dim, self.embed_dim // self.num_heads)
+        self.value_head_dim = size("value_head_dim", value_head_dim, self.head_dim)
         self.key_dim = size("key_dim", key_dim, self.embed_dim)
         self.value_dim = size("value_dim", value_dim, self.embed_dim)
         if self.num_heads % self.kv_heads:
@@ -109,11 +112,12 @@ class MultiHeadAttention(Projections):
         self.bias = bool(bias)
         shapes = _layer_weights.shapes(
             (self.embed_dim, self.key_dim, self.value_dim),
-            self.num_heads * self.head_dim,
-            self.kv_heads * self.head_dim,
+            (self.num_heads, self.kv_heads),
+            (self.head_dim, self.value_head_dim),
             bias=self.bias,
         )
-        super().__init__(shapes, check_float_dtype("dtype", dtype), rng)
+        norm_eps = check_number("norm_eps", norm_eps)
+        super().__init__(shapes, self.kv_heads, norm_eps, check_float_dtype("dtype", dtype), rng)
 
     def __call__(
         self,
@@ -144,7 +148,8 @@ class MultiHeadAttention(Projections):
             Arguments of `rotary_embedding` for queries and keys; positions go on from those in the
             cache. Self-attention only.
         **options
-            Of `attention`, such as ``causal=True``. `key_lengths` counts the valid tokens of each
+            Of `attention`, such as ``causal=True``; `sinks` are those of the weights, if there are
+            any. `key_lengths` counts the valid tokens of each
             entry of `x` or `context`, the rest being padding on the right; with a cache only they
             are appended. Query 0 of self-attention has the position of key 0, also in entries
             with padding.
@@ -164,6 +169,8 @@ class MultiHeadAttention(Projections):
             missing or unknown.
         """
         self._check_call(context, cache, seq_ids, rope, options)
+        if "sinks" in self._weights:
+            options.setdefault("sinks", self._weights["sinks"])
         query = self._heads("q_proj", "x", x)
         if isinstance(context, CACHES):
             return self._attend(
@@ -172,7 +179,7 @@ class MultiHeadAttention(Projections):
         held = None if cache is None else self._held("cache", cache, seq_ids, query.shape)
         key, value = self._keys_and_values(x, context)
         if rope is not None:
-            query, key = self._rotate(query, key, rope, held, options.get("key_lengths"))
+            query, key = rotate(query, key, rope, held, options.get("key_lengths"))
         if held is not None:
             lengths = held.lengths
             counts = options.pop("key_lengths", None)
@@ -185,16 +192,16 @@ class MultiHeadAttention(Projections):
                 raise
         if context is None and options.get("query_offset") is None:
             options["query_offset"] = 0
-        out = self._empty_output(_leading(query, key, value), query.shape[-2])
-        attention(query, key, value, out=self._split_heads(out), **options)
+        out, heads = self._empty_output(_leading(query, key, value), query.shape[-2])
+        attention(query, key, value, out=heads, **options)
         return self._project("out_proj", out)
 
     def _attend(
         self, held: LayerCache, query: NDArray[Any], options: Mapping[str, Any]
     ) -> NDArray[Any]:
         """Attend to a cache, and project."""
-        out = self._empty_output(query.shape[:-3], query.shape[-2])
-        held.attend(query, out=self._split_heads(out), **options)
+        out, heads = self._empty_output(query.shape[:-3], query.shape[-2])
+        held.attend(query, out=heads, **options)
         return self._project("out_proj", out)
 
     @staticmethod
@@ -210,10 +217,8 @@ class MultiHeadAttention(Projections):
             raise TypeError(f"{', '.join(sorted(refused))}: not an option of MultiHeadAttention")
         if rope is not None and context is not None:
             raise ValueError("rope is for self-attention: it cannot be given with a context")
-        if rope is not None and len(rope) not in (2, 3, 4):
-            raise ValueError(
-                f"rope must be (cos, sin), with interleaved and rotary_dim behind, got {len(rope)}"
-            )
+        if rope is not None:
+            check_rope(rope)
         if cache is not None and isinstance(context, CACHES):
             raise ValueError("cache cannot be given with a context that is a cache")
         if seq_ids is not None and cache is None and not isinstance(context, CACHES):
@@ -226,7 +231,8 @@ class MultiHeadAttention(Projections):
         held = layer_cache(name, cache, seq_ids)
         if len(query_shape) != 4:
             raise ValueError(f"x must be (B, Lq, E) with a cache, got {len(query_shape) - 1} axes")
-        check_cache(name, held, (self.kv_heads, self.head_dim), self.dtype, query_shape[0])
+        dims = self.kv_heads, self.head_dim, self.value_head_dim
+        check_cache(name, held, dims, self.dtype, query_shape[0])
         return held
 
     def _keys_and_values(
@@ -248,44 +254,20 @@ class MultiHeadAttention(Projections):
             raise ValueError(
                 f"{argument} must be (..., L, {features}) for {projection}, got {array.shape}"
             )
-        return self._split_heads(self._project(projection, array))
+        heads = self.num_heads if projection == "q_proj" else self.kv_heads
+        return _split_heads(self._project(projection, array), heads)
 
-    def _empty_output(self, leading: tuple[int, ...], length: int) -> NDArray[Any]:
-        """Return (..., Lq, Hq * D), whose heads attention is to write in place."""
-        return np.empty((*leading, length, self.num_heads * self.head_dim), self.dtype)
-
-    def _split_heads(self, x: NDArray[Any]) -> NDArray[Any]:
-        """View (..., L, H * D) as (..., H, L, D)."""
-        heads = x.shape[-1] // self.head_dim
-        return x.reshape(*x.shape[:-1], heads, self.head_dim).swapaxes(-2, -3)
-
-    @staticmethod
-    def _rotate(
-        query: NDArray[Any],
-        key: NDArray[Any],
-        rope: Rope,
-        cache: LayerCache | None,
-        lengths: ArrayLike | None,
+    def _empty_output(
+        self, leading: tuple[int, ...], length: int
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        cos, sin = as_array(rope[0], "cos"), as_array(rope[1], "sin")
-        interleaved = len(rope) > 2 and bool(rope[2])
-        positions = None
-        if cache is not None and cos.ndim == 2:
-            tokens = np.arange(query.shape[-2])
-            if lengths is not None:
-                # Padding repeats the last position, which the table surely has.
-                counts = as_integers(lengths, "key_lengths").reshape(-1, 1)
-                tokens = np.minimum(tokens, counts - 1)
-            positions = np.maximum(cache.lengths[:, None] + tokens, 0)
-        options: dict[str, Any] = {
-            "positions": positions,
-            "interleaved": interleaved,
-            "rotary_dim": rope[3] if len(rope) == 4 else None,
-        }
-        return (
-            rotary_embedding(query, cos, sin, **options),
-            rotary_embedding(key, cos, sin, **options),
-        )
+        """Return (..., Lq, Hq * Dv), and its heads, which attention is to write in place."""
+        out = np.empty((*leading, length, self.num_heads * self.value_head_dim), self.dtype)
+        return out, _split_heads(out, self.num_heads)
+
+
+def _split_heads(x: NDArray[Any], heads: int) -> NDArray[Any]:
+    """View (..., L, H * D) as (..., H, L, D)."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).swapaxes(-2, -3)
 
 
 def _leading(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any]) -> tuple[int, ...]:
