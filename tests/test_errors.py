@@ -65,6 +65,16 @@ VALUES: list[tuple[str, Arguments, list[str]]] = [
     ("mask", {"mask": ones(2, 4, 5, dtype=bool)}, ["(2, 4, 5)", "x[:, None]"]),
     # (B, L, H, D), where the lengths make it evident
     (
+        "mask",
+        {
+            "query": ones(2, 6, 4, 7),
+            "key": ones(2, 6, 2, 7),
+            "value": ones(2, 6, 2, 8),
+            "mask": ones(6, 6, dtype=bool),
+        },
+        ["(6, 6)", "x.swapaxes(1, 2)"],
+    ),
+    (
         "query",
         {"query": ones(2, 4, 6, 7), "key": ones(2, 5, 3, 7), "value": ones(2, 5, 3, 8)},
         ["(2, 4, 6, 7)", "(2, 5, 3, 7)", "x.swapaxes(1, 2)"],

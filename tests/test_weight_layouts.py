@@ -136,6 +136,7 @@ NAMES = [
     ("query", "key", "value", "dense"),
     ("q_lin", "k_lin", "v_lin", "out_lin"),
     ("SelfAttention.q", "SelfAttention.k", "SelfAttention.v", "SelfAttention.o"),
+    (*(f"EncDecAttention.{name}" for name in "qkvo"),),
     ("to_q", "to_k", "to_v", "to_out.0"),
     ("wq", "wk", "wv", "wo"),
 ]
@@ -260,6 +261,8 @@ BAD: list[tuple[str, Callable[[], Any]]] = [
         lambda: layer_of(separate() | {"SelfAttention.relative_attention_bias.weight": random(3)}),
     ),
     (r"sinks must have shape \(6,\)", lambda: layer_of(separate() | {"sinks": random(2)})),
+    ("norm_offset is 1, but state holds no", lambda: layer_of(separate(), norm_offset=1)),
+    ("norm_offset must be finite", lambda: layer_of(separate(), norm_offset=np.nan)),
     ("norm_eps must be finite", lambda: MultiHeadAttention(E, HEADS, norm_eps=-1)),
     ("value_head_dim must be at least 1", lambda: MultiHeadAttention(E, HEADS, value_head_dim=0)),
     (

@@ -196,8 +196,9 @@ View parse_small(PyObject* const* args, Argument a, DType dtype, Arguments& pars
 
 // An array of NumPy may stand for a single number, but not one that is masked.
 void check_scalar(PyObject* object, const char* name) {
-  auto* array_type = reinterpret_cast<PyTypeObject*>(npy_api::get().PyArray_Type_);
-  if (PyObject_TypeCheck(object, array_type)) convert("check_scalar", object, name);
+  if (PyObject_TypeCheck(object, npy_api::get().PyArray_Type_)) {
+    convert("check_scalar", object, name);
+  }
 }
 
 std::int64_t parse_integer(PyObject* object, const char* name) {

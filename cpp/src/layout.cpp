@@ -90,7 +90,7 @@ void check_packing(const Options& options) {
 
 // What to try if query and key would fit with the axes of heads and lengths exchanged, and key has
 // more "heads" than tokens.
-std::string order_hint(const View& query, const View& key) {
+const char* order_hint(const View& query, const View& key) {
   const std::ptrdiff_t heads = size(key, 2);
   const bool fits = query.rank > 3 && key.rank > 3 && heads != 0 && heads < size(key, 3) &&
                     size(query, 2) % heads == 0;

@@ -84,8 +84,13 @@ Operand place_integers(const char* name, const View& view, const Shapes& shapes,
   return broadcast(name, trimmed, shapes, tail, &length, true);
 }
 
-// What to try with a mask or bias that has a batch, but no axis of heads.
+// What to try with a mask or bias that has a batch, but no axis of heads; or that would fit if the
+// axes of heads and lengths of query and key were exchanged.
 const char* axes_hint(const View& view, const Shapes& shapes) {
+  if (view.rank > 1 && shapes.kv_heads > 1 && size(view, 1) == shapes.kv_heads &&
+      size(view, 2) == shapes.query_heads) {
+    return "; pass query, key and value of shape (B, L, H, D) as x.swapaxes(1, 2)";
+  }
   if (view.rank < 2 || view.shape[0] != shapes.batch || size(view, 1) != shapes.key_length) {
     return "";
   }

@@ -150,6 +150,8 @@ def _as_numbers(obj: object, name: str) -> NDArray[Any]:
 
 
 def _plain(obj: Any, name: str) -> Any:
+    if type(obj) is int or type(obj) is float:
+        return obj
     if isinstance(obj, (list, tuple)):
         return [_plain(element, name) for element in obj]
     if hasattr(obj, "__dlpack__") or hasattr(obj, "__array__"):

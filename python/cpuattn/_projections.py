@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpuattn import _layer_weights
+from cpuattn._checks import check_number
 from cpuattn._fused_weights import Layout
 
 # The root mean square norms of what a map gives.
@@ -76,8 +77,8 @@ class Projections:
         TypeError
             If an array is not of float.
         ValueError
-            If a name is missing or unexpected, a shape is wrong, or `layout` is needed. The layer
-            is then unchanged.
+            If a name is missing or unexpected, a shape is wrong, `layout` is needed, or an argument
+            is given that changes nothing. The layer is then unchanged.
 
         Notes
         -----
@@ -111,9 +112,12 @@ class Projections:
         weights = _layer_weights.from_state_dict(
             chosen, self._shapes, self.dtype, self._kv_heads, layout
         )
+        offset = check_number("norm_offset", norm_offset)
+        if offset and not set(_NORMS.values()) & weights.keys():
+            raise ValueError(f"norm_offset is {norm_offset}, but state holds no q_norm and k_norm")
         for norm in _NORMS.values():
             if norm in weights:
-                weights[norm] += self.dtype.type(norm_offset)
+                weights[norm] += self.dtype.type(offset)
         self._weights = weights
 
     def state_dict(

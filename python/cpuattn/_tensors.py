@@ -49,7 +49,7 @@ def _check(tensor: Any, name: str) -> None:
     if tensor.layout is not torch.strided or tensor.is_quantized:
         kind = "that is quantized" if tensor.is_quantized else f"of layout {tensor.layout}"
         raise TypeError(
-            f"{name} is a torch tensor {kind}; it must be a dense one of floats, "
+            f"{name} is a torch tensor {kind}; it must be a dense one, "
             f"such as {name}.{'dequantize' if tensor.is_quantized else 'to_dense'}()"
         )
     if tensor.requires_grad and torch.is_grad_enabled():

@@ -41,7 +41,9 @@ _OF_TORCH = {
 }
 
 # Modules that a layer's prefix may leave in front of the names.
-_INNER = frozenset({"attention", "self", "attn", "self_attn", "self_attention", "SelfAttention"})
+_INNER = frozenset(
+    {"attention", "self", "attn", "self_attn", "self_attention", "SelfAttention", "EncDecAttention"}
+)
 
 _BUFFERS = ("inv_freq", "original_inv_freq", "cos_cached", "sin_cached", "masked_bias")
 

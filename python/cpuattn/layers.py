@@ -149,10 +149,9 @@ class MultiHeadAttention(Projections):
             cache. Self-attention only.
         **options
             Of `attention`, such as ``causal=True``; `sinks` are those of the weights, if there are
-            any. `key_lengths` counts the valid tokens of each
-            entry of `x` or `context`, the rest being padding on the right; with a cache only they
-            are appended. Query 0 of self-attention has the position of key 0, also in entries
-            with padding.
+            any. `key_lengths` counts the valid tokens of each entry of `x` or `context`, the rest
+            being padding on the right; with a cache only they are appended. Query 0 of
+            self-attention has the position of key 0, also in entries with padding.
 
         Returns
         -------
