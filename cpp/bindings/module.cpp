@@ -6,6 +6,8 @@
 #include <stdexcept>
 
 #include "arguments.hpp"
+#include "commit.hpp"
+#include "kv_state.hpp"
 #include "store.hpp"
 
 namespace cpuattn {
@@ -182,15 +184,29 @@ PyObject* core_explain(PyObject*, PyObject* const* args, Py_ssize_t count) {
 
 PyObject* core_append_tokens(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
-    expect(count, kNumTokensArguments);
+    expect(count, kNumAppendArguments);
     return append_tokens(args);
   });
 }
 
 PyObject* core_store_tokens(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
-    expect(count, kNumTokensArguments);
+    expect(count, kNumStoreArguments);
     return store_tokens(args);
+  });
+}
+
+PyObject* core_appended_state(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, 3);
+    return appended_state(args[0], args[1], args[2]);
+  });
+}
+
+PyObject* core_replace_state(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, 3);
+    return py::bool_(replace_state(args[0], args[1], args[2]));
   });
 }
 
@@ -234,6 +250,12 @@ PyMethodDef fast_functions[] = {
      "See cpuattn.KVCache.append."},
     {"store_tokens", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_store_tokens)),
      METH_FASTCALL, "Writes keys and values into a cache, rounded or quantised."},
+    {"appended_state",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_appended_state)),
+     METH_FASTCALL, "See cpuattn._kv_state.KVState.appended."},
+    {"replace_state",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_replace_state)), METH_FASTCALL,
+     "Commits the next state of a cache, if it is still in the one before."},
     {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace

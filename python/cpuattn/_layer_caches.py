@@ -1,25 +1,26 @@
 """The caches that an attention layer may be given, behind the methods of one."""
+# ruff: noqa: SLF001 (what a layer does with a cache needs its states)
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cpuattn._page_state import known_ids
 from cpuattn.cache import KVCache
 from cpuattn.paged import PagedKVCache
 
 CACHES = (KVCache, PagedKVCache)
 
 
-class ChosenSequences:
-    """Sequences of a paged cache as the batch entries of a `KVCache`.
+class LayerCache:
+    """A `KVCache`, or sequences of a paged one as the batch entries of one.
 
     Parameters
     ----------
-    cache : PagedKVCache
-    seq_ids : (B,) int
-        The sequence of each entry.
+    cache : KVCache or PagedKVCache
+    seq_ids : (B,) int, optional
+        With a PagedKVCache: the sequence of each entry.
 
     Raises
     ------
@@ -27,29 +28,48 @@ class ChosenSequences:
         If ids are not integer or unknown.
     """
 
-    def __init__(self, cache: PagedKVCache, seq_ids: ArrayLike) -> None:
-        self._cache, self._seq_ids = cache, seq_ids
-        sequences = cache._chosen(seq_ids)  # noqa: SLF001 (this class stands in for the cache)
-        self.batch = len(sequences)
-        self.lengths = np.array([sequence.length for sequence in sequences], np.int64)
+    def __init__(self, cache: KVCache | PagedKVCache, seq_ids: ArrayLike | None) -> None:
+        self._cache: Any = cache
+        self._ids: tuple[list[int], ...] = ()  # what methods of a paged cache take besides
+        self.entries = "entries"
+        if isinstance(cache, PagedKVCache) and seq_ids is not None:
+            self._ids, self.entries = (known_ids(cache._state, seq_ids),), "sequences"
+            lengths = cache.lengths
+            self.lengths = np.array([lengths[i] for i in self._ids[0]], np.int64)
+        elif isinstance(cache, KVCache):
+            self.lengths = cache.lengths
         self.keys, self.values = cache.keys, cache.values
 
-    def append(self, key: ArrayLike, value: ArrayLike, *, lengths: ArrayLike | None = None) -> None:
-        """Add tokens to the sequences, see `PagedKVCache.append`."""
-        self._cache.append(self._seq_ids, key, value, lengths=lengths)
+    def attend(self, query: NDArray[Any], **options: Any) -> None:
+        """Attend to all tokens held."""
+        self._cache.attend(query, *self._ids, **options)
 
-    def truncate(self, n: Sequence[int] | NDArray[np.int64]) -> None:
-        """Keep the first n tokens of each sequence, see `PagedKVCache.truncate`."""
-        for seq_id, length in zip(np.ravel(self._seq_ids), n, strict=True):
-            self._cache.truncate(int(seq_id), int(length))
-
-    def attend(self, query: ArrayLike, **options: Any) -> NDArray[Any]:
-        """Attend to the tokens of the sequences, see `PagedKVCache.attend`."""
-        out: NDArray[Any] = self._cache.attend(query, self._seq_ids, **options)
-        return out
+    def append(self, key: ArrayLike, value: ArrayLike, lengths: ArrayLike | None) -> "Appended":
+        """Add tokens, and give what they can be attended to and taken back by."""
+        before, after = self._cache._append(*self._ids, key, value, lengths)
+        return Appended(self._cache, self._ids, before, after)
 
 
-LayerCache: TypeAlias = KVCache | ChosenSequences
+class Appended:
+    """A cache right after an append, whatever other threads do to it afterwards."""
+
+    def __init__(self, cache: Any, ids: tuple[list[int], ...], before: Any, after: Any) -> None:
+        self._cache, self._ids, self._before, self._after = cache, ids, before, after
+
+    def attend(
+        self, query: NDArray[Any], *, query_offset: ArrayLike | None = None, **options: Any
+    ) -> None:
+        """Attend to all tokens that were held then."""
+        self._cache._attend(self._after, *self._ids, query, query_offset, options)
+        if not self._cache._lasts(self._after, *self._ids):
+            raise RuntimeError(
+                "cache: another thread took back tokens that this call attended to; "
+                "give each thread a cache, or sequences, of its own"
+            )
+
+    def take_back(self) -> None:
+        """Undo the append."""
+        self._cache._take_back(self._before, self._after, *self._ids)
 
 
 def layer_cache(name: str, cache: object, seq_ids: ArrayLike | None) -> LayerCache:
@@ -57,12 +77,11 @@ def layer_cache(name: str, cache: object, seq_ids: ArrayLike | None) -> LayerCac
     if isinstance(cache, PagedKVCache):
         if seq_ids is None:
             raise ValueError(f"seq_ids is missing; {name} is a PagedKVCache, with many sequences")
-        return ChosenSequences(cache, seq_ids)
-    if not isinstance(cache, KVCache):
+    elif not isinstance(cache, KVCache):
         raise TypeError(f"{name} must be a KVCache or a PagedKVCache, got {type(cache).__name__}")
-    if seq_ids is not None:
+    elif seq_ids is not None:
         raise ValueError(f"seq_ids is for a PagedKVCache, but {name} is a KVCache")
-    return cache
+    return LayerCache(cache, seq_ids)
 
 
 def check_cache(
@@ -74,7 +93,7 @@ def check_cache(
     ----------
     name : str
         Of the argument that it was given as.
-    cache : KVCache or ChosenSequences
+    cache : LayerCache
     heads : (int, int)
         Key/value heads of the layer, and features of each.
     dtype : dtype
@@ -93,6 +112,6 @@ def check_cache(
             f"{name} must hold {heads[0]} heads of {heads[1]} features like the layer, "
             f"got {kv_heads} of {head_dim} for keys and {value_dim} for values"
         )
-    if cache.batch != batch:
-        held = "entries" if isinstance(cache, KVCache) else "sequences"
-        raise ValueError(f"{name} must hold {batch} {held} like x, got {cache.batch}")
+    held = len(cache.lengths)
+    if held != batch:
+        raise ValueError(f"{name} must hold {batch} {cache.entries} like x, got {held}")

@@ -1,5 +1,9 @@
 """Multi-head attention as a layer: projections around `attention`, with loadable weights."""
 
+from __future__ import (
+    annotations,
+)  # help() then shows DTypeLike, and not the ten types it stands for
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +14,7 @@ from cpuattn import _layer_weights
 from cpuattn._arrays import as_array, as_integers
 from cpuattn._attention import attention
 from cpuattn._checks import check_float_dtype, check_size
-from cpuattn._layer_caches import CACHES, LayerCache, check_cache, layer_cache
+from cpuattn._layer_caches import CACHES, Appended, LayerCache, check_cache, layer_cache
 from cpuattn._projections import Projections
 from cpuattn._rotary import rotary_embedding
 from cpuattn.cache import KVCache
@@ -84,7 +88,7 @@ class MultiHeadAttention(Projections):
         value_dim: int | None = None,
         bias: bool = True,
         dtype: DTypeLike = "float32",
-        rng: "int | np.random.Generator | None" = None,
+        rng: int | np.random.Generator | None = None,
     ) -> None:
         def size(name: str, given: int | None, default: int) -> int:
             return default if given is None else check_size(name, given, at_least=1)
@@ -170,12 +174,11 @@ class MultiHeadAttention(Projections):
         if rope is not None:
             query, key = self._rotate(query, key, rope, held, options.get("key_lengths"))
         if held is not None:
-            lengths = held.lengths
-            held.append(key, value, lengths=options.pop("key_lengths", None))
+            appended = held.append(key, value, options.pop("key_lengths", None))
             try:
-                return self._attend(held, query, options)
+                return self._attend(appended, query, options)
             except BaseException:  # an option that does not fit, or Ctrl-C
-                held.truncate(lengths)
+                appended.take_back()
                 raise
         if context is None and options.get("query_offset") is None:
             options["query_offset"] = 0
@@ -184,7 +187,7 @@ class MultiHeadAttention(Projections):
         return self._project("out_proj", out)
 
     def _attend(
-        self, held: LayerCache, query: NDArray[Any], options: Mapping[str, Any]
+        self, held: LayerCache | Appended, query: NDArray[Any], options: Mapping[str, Any]
     ) -> NDArray[Any]:
         """Attend to a cache, and project."""
         out = self._empty_output(query.shape[:-3], query.shape[-2])
