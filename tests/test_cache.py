@@ -132,7 +132,7 @@ def test_query_offset_is_a_position() -> None:
     for rows in chunks([10] * 3):
         kv.append(k[:, :, rows], v[:, :, rows])
     assert kv.dropped[0] > 0
-    start = 20
+    start = 19  # the last token before the last append
     out = kv.attend(q[:, :, start : start + 2], causal=True, query_offset=start)
     rows = slice(start, start + 2)
     assert_rows(out, rows, q, k, v, causal=True, window=(3, None))
@@ -189,12 +189,12 @@ def test_truncate_refuses_what_the_window_has_dropped() -> None:
     for rows in chunks([1] * 30):
         kv.append(k[:, :, rows], v[:, :, rows])
     first = int(kv.dropped[0])
-    assert 0 < first <= 26
-    with pytest.raises(ValueError, match=r"n: a token at position 28 .* sees 4 keys"):
-        kv.truncate(28)
+    assert 0 < first <= 25
+    with pytest.raises(ValueError, match=r"n: a token at position 27 .* sees 4 keys"):
+        kv.truncate(27)
     np.testing.assert_array_equal(kv.lengths, [30, 30])
-    kv.truncate(29)  # its next token sees itself and the three keys that are still there
-    np.testing.assert_array_equal(kv.keys, k[:, :, first:29])
+    kv.truncate(28)  # its next token sees itself and the three keys that are still there
+    np.testing.assert_array_equal(kv.keys, k[:, :, first:28])
     kv.truncate(0)
     np.testing.assert_array_equal(kv.dropped, [0, 0])
     kv.append(k[:, :, :2], v[:, :, :2])

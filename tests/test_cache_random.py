@@ -60,7 +60,7 @@ class Machine(RuleBasedStateMachine):
         self.cache.append(key, value, lengths=counts)
         starts = [len(model) for model in self.model]
         for entry, (start, count) in enumerate(zip(starts, counts, strict=True)):
-            seen = start + min(count, 1) - (self.window or 0)
+            seen = start - self.stays(count)
             self.seen_from[entry] = max(self.seen_from[entry], seen if self.window else 0)
         for model, f, count in zip(self.model, first, counts, strict=True):
             model.extend(range(f, f + count))
@@ -74,7 +74,13 @@ class Machine(RuleBasedStateMachine):
         if self.window is None:
             return len(model)
         first = min(len(model), self.sinks)
-        return first + min(len(model) - first, self.window - (count > 0))
+        return first + min(len(model) - first, self.stays(count))
+
+    def stays(self, count: int) -> int:
+        """Count the tokens behind the sinks that an append of so many leaves."""
+        window = self.window or 0
+        fits = self.limit is None or self.sinks + window + count <= self.limit
+        return window if not count or (fits and window > 1) else window - 1
 
     def check(self, entry: int, out: oracle.Array, first: int, start: int) -> None:
         """Assert that these are the results of the tokens from this position on."""

@@ -159,7 +159,7 @@ def test_truncation_to_the_sinks_is_always_possible() -> None:
     kv = KVCache(B, HKV, D, value_dim=DV, window=4, sink_tokens=5)
     for rows in chunks([1] * LENGTH):
         kv.append(k[:, :, rows], v[:, :, rows])
-    first = LENGTH - 4
+    first = LENGTH - 5
     with pytest.raises(ValueError, match=f"n: a token at .* before position {first} left"):
         kv.truncate(first + 2)
     np.testing.assert_array_equal(kv.lengths, [LENGTH] * B)
@@ -181,7 +181,7 @@ def test_a_query_that_would_see_dropped_keys_is_refused() -> None:
     kv = KVCache(B, HKV, D, value_dim=DV, window=4, sink_tokens=5)
     for rows in chunks([1] * LENGTH):
         kv.append(k[:, :, rows], v[:, :, rows])
-    start = LENGTH - 1
+    start = LENGTH - 2
     out = kv.attend(q[:, :, start : start + 1], causal=True, query_offset=start)
     assert_rows(out, q[:, :, start : start + 1], k, v, mask=seen(4, 5)[start : start + 1])
     with pytest.raises(ValueError, match="query: a token at position"):

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <new>
 #include <thread>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -49,6 +51,34 @@ PyObject* attribute() {
   return name;
 }
 
+constexpr const char* kUndo = "cpuattn.undo";
+
+struct Undo {
+  py::object cache, after, undone;
+  bool done = false;
+
+  // Once; false where the cache is in neither state. Keeps the exception that is on its way.
+  bool run() {
+    if (done) return true;
+    done = true;
+    const py::error_scope scope;
+    try {
+      return replace_state(cache.ptr(), after.ptr(), undone.ptr());
+    } catch (const std::exception&) {
+      return true;  // the cache has no state any more: the interpreter is at its end
+    }
+  }
+};
+
+Undo* undo_of(PyObject* capsule) {
+  return static_cast<Undo*>(PyCapsule_GetPointer(capsule, kUndo));
+}
+
+void drop(PyObject* capsule) {
+  const std::unique_ptr<Undo> undo(undo_of(capsule));
+  undo->run();
+}
+
 }  // namespace
 
 Commit::Commit(PyObject* cache) : cache_(cache), lock_(lock_of(cache)) {
@@ -79,6 +109,32 @@ bool replace_state(PyObject* cache, PyObject* before, PyObject* next) {
   const bool due = commit.is_due(before);
   if (due) commit.finish(next);
   return due;
+}
+
+py::object undo(PyObject* cache, PyObject* after, PyObject* undone) {
+  std::unique_ptr<Undo> undo(new Undo{py::reinterpret_borrow<py::object>(cache),
+                                      py::reinterpret_borrow<py::object>(after),
+                                      py::reinterpret_borrow<py::object>(undone)});
+  PyObject* const capsule = PyCapsule_New(undo.get(), kUndo, drop);
+  if (!capsule) throw py::error_already_set();
+  static_cast<void>(undo.release());  // the capsule has it
+  return py::reinterpret_steal<py::object>(capsule);
+}
+
+py::object attempt(PyObject* undo, PyObject* function, PyObject* otherwise) {
+  Undo* const task = undo_of(undo);
+  if (!task) throw py::error_already_set();
+  PyObject* const result = PyObject_CallNoArgs(function);
+  if (result) {
+    task->done = true;
+    return py::reinterpret_steal<py::object>(result);
+  }
+  if (!task->run() && otherwise != Py_None) {
+    const py::error_scope scope;
+    Py_XDECREF(PyObject_CallNoArgs(otherwise));
+    PyErr_Clear();
+  }
+  throw py::error_already_set();
 }
 
 }  // namespace cpuattn

@@ -32,4 +32,13 @@ class Commit {
 // Commits `next` if the cache still is in the state `before`; tells whether it was.
 bool replace_state(PyObject* cache, PyObject* before, PyObject* next);
 
+// An object that, when the last reference to it is dropped, puts the cache from the state `after`
+// back into `undone`. It is as sure as no handler of an exception: another one may come before the
+// handler, or within.
+pybind11::object undo(PyObject* cache, PyObject* after, PyObject* undone);
+
+// Calls function(): what it returns, and `undo` forgets its task; or its exception, once `undo` has
+// done it. Where the cache is in a third state by then, otherwise() is called instead.
+pybind11::object attempt(PyObject* undo, PyObject* function, PyObject* otherwise);
+
 }  // namespace cpuattn

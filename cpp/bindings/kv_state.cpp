@@ -1,6 +1,7 @@
 #include "kv_state.hpp"
 
 #include <algorithm>
+#include <cstdint>
 
 namespace cpuattn {
 namespace {
@@ -68,14 +69,22 @@ py::object KVState::arrays() const {
   return checked(PyObject_GetAttrString(field(kArrays), "every"));
 }
 
-// Lets go of what neither the tokens that are appended see, nor the last token.
+// Lets go of what no token sees that is appended, nor the last one before these. Where that one
+// more does not fit, or would be as much as the window itself, it goes too, unless it stays the
+// last.
 py::object KVState::seen_from(const Counts& counts) const {
-  PyObject* const window = PyTuple_GET_ITEM(field(kLimits), 0);
-  if (window == Py_None) return py::reinterpret_borrow<py::object>(field(kSeenFrom));
-  const std::ptrdiff_t keys = to_integer(window);
+  PyObject* const limits = field(kLimits);  // window, sinks, max_capacity
+  if (PyTuple_GET_ITEM(limits, 0) == Py_None) {
+    return py::reinterpret_borrow<py::object>(field(kSeenFrom));
+  }
+  const std::ptrdiff_t window = to_integer(PyTuple_GET_ITEM(limits, 0));
+  const std::ptrdiff_t kept = to_integer(PyTuple_GET_ITEM(limits, 1)) + window;
+  PyObject* const most = PyTuple_GET_ITEM(limits, 2);
+  const std::ptrdiff_t limit = most == Py_None ? PTRDIFF_MAX : to_integer(most);
   Counts first = to_counts(field(kSeenFrom));
   for (std::size_t i = 0; i < first.size(); ++i) {
-    first[i] = std::max(first[i], lengths_[i] + (counts[i] > 0 ? 1 : 0) - keys);
+    const bool one_less = counts[i] > 0 && (window == 1 || counts[i] > limit - kept);
+    first[i] = std::max(first[i], lengths_[i] + (one_less ? 1 : 0) - window);
   }
   return to_tuple(first);
 }

@@ -210,6 +210,31 @@ PyObject* core_replace_state(PyObject*, PyObject* const* args, Py_ssize_t count)
   });
 }
 
+PyObject* core_undo(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, 3);
+    return undo(args[0], args[1], args[2]);
+  });
+}
+
+PyObject* core_attempt(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, 3);
+    return attempt(args[0], args[1], args[2]);
+  });
+}
+
+PyObject* core_address(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, 1);
+    View view;
+    if (!is_plain_array(args[0]) || !view_of(args[0], view)) {
+      throw py::type_error("takes a NumPy array");
+    }
+    return py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(view.data));
+  });
+}
+
 py::dict config() {
   py::dict result;
   result["version"] = CPUATTN_VERSION;
@@ -250,6 +275,12 @@ PyMethodDef fast_functions[] = {
      "See cpuattn.KVCache.append."},
     {"store_tokens", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_store_tokens)),
      METH_FASTCALL, "Writes keys and values into a cache, rounded or quantised."},
+    {"address", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_address)),
+     METH_FASTCALL, "Where the first element of an array lies in memory."},
+    {"undo", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_undo)), METH_FASTCALL,
+     "Makes an object that takes back a commit when it is dropped."},
+    {"attempt", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_attempt)),
+     METH_FASTCALL, "Calls a function, and takes back a commit if it raises."},
     {"appended_state",
      reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_appended_state)),
      METH_FASTCALL, "See cpuattn._kv_state.KVState.appended."},

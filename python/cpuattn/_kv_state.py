@@ -33,7 +33,7 @@ class KVState(NamedTuple):
     lengths: Counts
     dropped: Counts
     # First position behind the sinks that a query may see. An append lets go of what neither its
-    # tokens nor the last one see: never of less than memory does, and always of the same.
+    # tokens see nor the one before it, whether or not that leaves memory: see kv_state.cpp.
     seen_from: Counts
     last_tokens: int = -1  # of the last append, padding included; -1: there is none to recall
     last_starts: Counts = ()  # where that append began
@@ -83,12 +83,7 @@ class KVState(NamedTuple):
         kept = tuple(map(add, first, last))
         needed = tuple(map(add, kept, counts))
         self._check_limit(needed, counts)
-        # Room for the moving tokens once more: they are copied again only when as many were added.
-        window, _, max_capacity = self.limits
-        moving = max(last) if window is None else min(max(last), window - 1)
-        wanted = moving + max(needed)
-        if max_capacity is not None:
-            wanted = min(wanted, max_capacity)
+        wanted = self._wanted(first, last, counts)
         heads = [(entry, 0, entry, 0, n) for entry, n in enumerate(first)]
         tails = [
             (entry, f, entry, n - k, n)
@@ -106,6 +101,16 @@ class KVState(NamedTuple):
         first = tuple(min(n, sinks) for n in held)
         each = zip(held, first, self.lengths, self.appended(counts, 0).seen_from, strict=True)
         return first, tuple(min(h - f, n - seen) for h, f, n, seen in each)
+
+    def _wanted(self, first: Counts, last: Counts, counts: Counts) -> int:
+        """Rows with room for the moving tokens once more: they move again after as many appends."""
+        window, _, limit = self.limits
+        most = max(last) if window is None else window - 1
+        moving = tuple(min(n, most) for n in last)
+        once = max(map(sum, zip(first, last, counts, strict=True)))
+        twice = max(map(sum, zip(first, moving, counts, strict=True))) + max(moving)
+        wanted = max(once, twice)
+        return wanted if limit is None else min(wanted, limit)
 
     def _check_limit(self, needed: Counts, counts: Counts) -> None:
         limit = self.limits.max_capacity

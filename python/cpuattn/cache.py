@@ -5,7 +5,7 @@ from __future__ import (
 )  # help() then shows DTypeLike, and not the ten types it stands for
 
 import reprlib
-from typing import Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -18,6 +18,9 @@ from cpuattn._checks import check_size, indices, per_entry
 from cpuattn._kv_arrays import KVArrays
 from cpuattn._kv_state import KVState, Limits
 from cpuattn._sink_window import attend_sinks_and_window
+
+if TYPE_CHECKING:
+    from cpuattn._layer_caches import Appended
 
 __all__ = ["KVCache"]
 
@@ -239,9 +242,13 @@ class KVCache:
         self._append(key, value, lengths)
 
     def _append(
-        self, key: ArrayLike, value: ArrayLike, lengths: ArrayLike | None
-    ) -> tuple[KVState, KVState]:
-        """Append; return the states before and after. Again, if the cache changed meanwhile."""
+        self,
+        key: ArrayLike,
+        value: ArrayLike,
+        lengths: ArrayLike | None,
+        undo: Appended | None = None,
+    ) -> None:
+        """Append; begin again if the cache changed meanwhile."""
         done = False
         while not done:
             before = self._state
@@ -257,14 +264,11 @@ class KVCache:
             each = enumerate(zip(roomy.held(), counts, strict=True))
             moves = [(entry, start, entry, 0, count) for entry, (start, count) in each]
             after = roomy.appended(counts, tokens)
+            if undo is not None:
+                undo.note(before, after)
             done = _core.store_tokens(
                 self, before, after, key, value, after.arrays.every, moves, []
             )
-        return before, after
-
-    def _take_back(self, before: KVState, after: KVState) -> None:
-        """Undo an append, unless another one came after it."""
-        _core.replace_state(self, after, before.undone())
 
     @overload
     def attend(

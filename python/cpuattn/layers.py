@@ -175,11 +175,8 @@ class MultiHeadAttention(Projections):
             query, key = self._rotate(query, key, rope, held, options.get("key_lengths"))
         if held is not None:
             appended = held.append(key, value, options.pop("key_lengths", None))
-            try:
-                return self._attend(appended, query, options)
-            except BaseException:  # an option that does not fit, or Ctrl-C
-                appended.take_back()
-                raise
+            # An option that does not fit, or Ctrl-C, takes the tokens back.
+            return appended.attempt(lambda: self._attend(appended, query, options))
         if context is None and options.get("query_offset") is None:
             options["query_offset"] = 0
         out = self._empty_output(_leading(query, key, value), query.shape[-2])

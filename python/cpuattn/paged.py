@@ -6,7 +6,7 @@ from __future__ import (
 
 import copy
 import reprlib
-from typing import Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -20,6 +20,9 @@ from cpuattn._kv_arrays import KVArrays
 from cpuattn._page_pool import PagePool
 from cpuattn._page_sequence import Sequence
 from cpuattn._page_state import PageState, empty_sequence, known_id, known_ids
+
+if TYPE_CHECKING:
+    from cpuattn._layer_caches import Appended
 
 __all__ = ["PagedKVCache"]
 
@@ -224,9 +227,14 @@ class PagedKVCache:
         self._append(seq_ids, key, value, lengths)
 
     def _append(
-        self, seq_ids: ArrayLike, key: ArrayLike, value: ArrayLike, lengths: ArrayLike | None
-    ) -> tuple[PageState, PageState]:
-        """Append; return the states before and after. Again, if the cache changed meanwhile."""
+        self,
+        seq_ids: ArrayLike,
+        key: ArrayLike,
+        value: ArrayLike,
+        lengths: ArrayLike | None,
+        undo: Appended | None = None,
+    ) -> None:
+        """Append; begin again if the cache changed meanwhile."""
         done = False
         while not done:
             before = self._state
@@ -239,14 +247,15 @@ class PagedKVCache:
             if not 0 <= min(counts) <= max(counts) <= tokens:
                 raise ValueError(f"lengths must be from 0 to {tokens}, got {counts}")
             after, copies, moves = before.writeable().grown(ids, counts, tokens)
+            if undo is not None:
+                undo.note(before, after)
             done = _core.store_tokens(
                 self, before, after, key, value, after.arrays.every, moves, copies
             )
-        return before, after
 
     def _take_back(self, before: PageState, after: PageState, seq_ids: list[int]) -> None:
-        """Undo an append, but for sequences that another call changed since."""
-        done = _core.replace_state(self, after, before.undone(seq_ids))
+        """Undo an append that others came after, but for sequences that these changed."""
+        done = False
         while not done:
             state = self._state
             done = _core.replace_state(self, state, state.take_back(before, after, seq_ids))
