@@ -37,8 +37,9 @@ bool replace_state(PyObject* cache, PyObject* before, PyObject* next);
 // handler, or within.
 pybind11::object undo(PyObject* cache, PyObject* after, PyObject* undone);
 
-// Calls function(): what it returns, and `undo` forgets its task; or its exception, once `undo` has
-// done it. Where the cache is in a third state by then, otherwise() is called instead.
+// Calls function(): returns what it does, and `undo` forgets its task; or returns no object, with
+// the exception set, once `undo` has done it. Where the cache is in a third state by then,
+// otherwise() is called instead.
 pybind11::object attempt(PyObject* undo, PyObject* function, PyObject* otherwise);
 
 }  // namespace cpuattn
