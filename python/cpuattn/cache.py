@@ -2,7 +2,7 @@
 
 from __future__ import (
     annotations,
-)  # help() then shows DTypeLike, and not the ten types it stands for
+)  # help() then shows ArrayLike, and not what it stands for
 
 import reprlib
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
@@ -46,15 +46,17 @@ class KVCache:
         a token costs O(1) on average.
     max_capacity : int, optional
         Tokens that no entry may exceed: the buffers never grow beyond it, and an append that needs
-        more raises CacheFullError. With ``capacity`` of the same size nothing is ever reallocated.
+        more raises CacheFullError. With ``capacity`` of the same size, and without a window,
+        nothing is ever reallocated.
     dtype : {"float32", "float64", "float16", "bfloat16", "int8"}
         Of keys and values. "bfloat16" needs the package ml_dtypes; "int8" keeps one float32 scale
         per token and head, as `quantize_int8` defines it.
     window : int, optional
         Sliding window: a query sees at most `window` keys, its own included, as `sliding_window`
         in model configurations says it (`attention` calls it ``window=(window - 1, None)``).
-        Older keys are dropped when the buffers are full. With appends of L tokens these never
-        outgrow the larger of `capacity` and sink_tokens + 2 * (window - 1) + L tokens.
+        Older keys are dropped when the buffers are full: the rest moves into new ones. With
+        appends of L tokens these never outgrow the larger of `capacity` and
+        sink_tokens + 2 * (window - 1) + L tokens.
     sink_tokens : int, default 0
         First tokens of each entry that are never dropped, and that queries see besides the
         window (Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023).
@@ -73,6 +75,14 @@ class KVCache:
     `sink_tokens` a query at position p sees the keys at positions j < sink_tokens and those at
     j > p - window, all subject to `causal` and the other options; ALiBi counts the true distance.
     `attend` then computes both parts apart and joins them with `merge_attention`.
+
+    With a window, positions from the last append on may be asked for, and the one before it unless
+    `max_capacity` is too small for its key. Earlier ones are refused, also where memory still has
+    what they see.
+
+    A method takes place wholly or not at all, whatever exception ends it and wherever that comes
+    from: Ctrl-C, a signal handler, a lack of memory. Threads may share a cache; docs/semantics.md
+    says what each of them then sees.
 
     Examples
     --------
@@ -330,7 +340,7 @@ class KVCache:
         TypeError
             If an option is given that the cache passes itself.
         ValueError
-            If a query would see keys that were dropped.
+            If a query would see keys that left the window.
         """
         while True:
             state = self._state
@@ -396,7 +406,7 @@ class KVCache:
             If `n` is not integer.
         ValueError
             If it is negative or larger than a length, or if the next token would see keys that
-            were dropped. The last append can always be taken back, and so can all tokens.
+            left the window. The last append can always be taken back, and so can all tokens.
         """
         done = False
         while not done:

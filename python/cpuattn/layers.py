@@ -2,7 +2,7 @@
 
 from __future__ import (
     annotations,
-)  # help() then shows DTypeLike, and not the ten types it stands for
+)  # help() then shows ArrayLike, and not what it stands for
 
 from collections.abc import Mapping
 from typing import Any
@@ -114,6 +114,12 @@ class MultiHeadAttention(Projections):
             bias=self.bias,
         )
         super().__init__(shapes, check_float_dtype("dtype", dtype), rng)
+
+    def __repr__(self) -> str:
+        names = ["embed_dim", "num_heads", "kv_heads", "head_dim"]
+        names += [n for n in ("key_dim", "value_dim") if getattr(self, n) != self.embed_dim]
+        sizes = ", ".join(f"{name}={getattr(self, name)}" for name in (*names, "bias", "dtype"))
+        return f"{type(self).__name__}({sizes})"
 
     def __call__(
         self,

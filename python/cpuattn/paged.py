@@ -2,7 +2,7 @@
 
 from __future__ import (
     annotations,
-)  # help() then shows DTypeLike, and not the ten types it stands for
+)  # help() then shows ArrayLike, and not what it stands for
 
 import copy
 import reprlib
@@ -59,7 +59,9 @@ class PagedKVCache:
 
     Notes
     -----
-    A call that raises leaves every sequence as it was. Letters: n number of ids given to a call.
+    A method takes place wholly or not at all, for all sequences that it names, whatever exception
+    ends it and wherever that comes from. Threads may share a cache; docs/semantics.md says what
+    each of them then sees. Letters: n number of ids given to a call.
 
     Source: Kwon et al., "Efficient Memory Management for Large Language Model Serving with
     PagedAttention", 2023.
