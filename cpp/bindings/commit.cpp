@@ -112,12 +112,14 @@ bool replace_state(PyObject* cache, PyObject* before, PyObject* next) {
 }
 
 py::object undo(PyObject* cache, PyObject* after, PyObject* undone) {
-  std::unique_ptr<Undo> undo(new Undo{py::reinterpret_borrow<py::object>(cache),
-                                      py::reinterpret_borrow<py::object>(after),
-                                      py::reinterpret_borrow<py::object>(undone)});
-  PyObject* const capsule = PyCapsule_New(undo.get(), kUndo, drop);
-  if (!capsule) throw py::error_already_set();
-  static_cast<void>(undo.release());  // the capsule has it
+  auto* const task =
+      new Undo{py::reinterpret_borrow<py::object>(cache), py::reinterpret_borrow<py::object>(after),
+               py::reinterpret_borrow<py::object>(undone)};
+  PyObject* const capsule = PyCapsule_New(task, kUndo, drop);
+  if (!capsule) {
+    delete task;
+    throw py::error_already_set();
+  }
   return py::reinterpret_steal<py::object>(capsule);
 }
 
