@@ -1,5 +1,6 @@
 """What the tests of caches share: tokens, poisoned memory, and rounding by search."""
 
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,13 @@ def poison_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
             array[...] = 77 if array.dtype == np.int8 else np.nan
 
     monkeypatch.setattr(KVArrays, "__init__", poisoned)
+
+
+def made_read_only(cache: Any) -> Any:
+    """Give a copy whose memory may not be written, as joblib hands caches to its workers."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(cache, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[bytes(x) for x in buffers])  # noqa: S301 (just pickled)
 
 
 def tokens(

@@ -4,6 +4,7 @@ Every new buffer is filled with NaN, so whatever reads a token that was never ap
 """
 
 import doctest
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -129,10 +130,10 @@ def test_after_truncation_the_last_query_stands_at_the_last_key() -> None:
 def test_query_offset_is_a_position() -> None:
     q, k, v = tokens(30)
     kv = KVCache(B, HKV, D, value_dim=DV, window=4, capacity=8)
-    for rows in chunks([1] * 30):
+    for rows in chunks([10] * 3):
         kv.append(k[:, :, rows], v[:, :, rows])
     assert kv.dropped[0] > 0
-    start = int(kv.dropped[0]) + 3
+    start = 19  # the last token before the last append
     out = kv.attend(q[:, :, start : start + 2], causal=True, query_offset=start)
     rows = slice(start, start + 2)
     assert_rows(out, rows, q, k, v, causal=True, window=(3, None))
@@ -189,15 +190,59 @@ def test_truncate_refuses_what_the_window_has_dropped() -> None:
     for rows in chunks([1] * 30):
         kv.append(k[:, :, rows], v[:, :, rows])
     first = int(kv.dropped[0])
-    with pytest.raises(ValueError, match=r"n: a token at position .* sees 4 keys"):
-        kv.truncate(first + 2)
+    assert 0 < first <= 25
+    with pytest.raises(ValueError, match=r"n: a token at position 27 .* sees 4 keys"):
+        kv.truncate(27)
     np.testing.assert_array_equal(kv.lengths, [30, 30])
-    kv.truncate(first + 3)  # its next token sees itself and the three keys that are still there
-    np.testing.assert_array_equal(kv.keys, k[:, :, first : first + 3])
+    kv.truncate(28)  # its next token sees itself and the three keys that are still there
+    np.testing.assert_array_equal(kv.keys, k[:, :, first:28])
     kv.truncate(0)
     np.testing.assert_array_equal(kv.dropped, [0, 0])
     kv.append(k[:, :, :2], v[:, :, :2])
     np.testing.assert_array_equal(kv.keys, k[:, :, :2])
+
+
+@pytest.mark.parametrize("sink_tokens", [0, 2])
+@pytest.mark.parametrize("sizes", [[1] * 30, [7, 1, 9, 1, 1, 3, 8], [30], [2] * 15], ids=str)
+def test_refusals_depend_on_what_was_appended_alone(sizes: list[int], sink_tokens: int) -> None:
+    """Memory runs out at other times in each cache; the second entry gets fewer tokens."""
+    q, k, v = tokens(30)
+    options: dict[str, Any] = {"window": 4, "sink_tokens": sink_tokens}
+    caches = [KVCache(B, HKV, D, value_dim=DV, capacity=c, **options) for c in (0, 9, 14, 23, 64)]
+    for step, rows in enumerate(chunks(sizes)):
+        size = rows.stop - rows.start
+        counts = [size, size if step % 3 else size // 2]
+        for kv in caches:
+            kv.append(k[:, :, rows], v[:, :, rows], lengths=counts)
+        for n in range(int(caches[0].lengths.min()) + 1):
+            asked = [outcome(kv.attend, q[:, :, :1], query_offset=n) for kv in caches]
+            assert len(set(asked)) == 1, (n, asked)
+            cut = [outcome(kv.copy().truncate, n) for kv in caches]
+            assert len(set(cut)) == 1, (n, cut)
+        for kv in caches:  # the last token, the one before the last append, and that append again
+            for start in (kv.lengths - 1, np.maximum(kv.lengths - counts - 1, 0)):
+                kv.attend(q[:, :, :1], causal=True, query_offset=start)
+            kv.copy().truncate(kv.lengths - counts)
+    assert len(sizes) == 1 or len({int(kv.dropped[0]) for kv in caches}) > 1
+
+
+def outcome(call: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+    """Give the message of a refusal; empty if there is none."""
+    try:
+        call(*arguments, **options)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_repr_tells_shape_dtype_and_lengths() -> None:
+    kv = KVCache(B, HKV, D, value_dim=DV, capacity=9, window=4, sink_tokens=1, dtype="float16")
+    kv.append(*tokens(3)[1:], lengths=[3, 1])
+    assert repr(kv) == (
+        f"<KVCache batch=2, kv_heads={HKV}, head_dim={D}, value_dim={DV}, capacity=9, window=4, "
+        "sink_tokens=1, dtype=float16, lengths=[3, 1]>"
+    )
+    assert len(repr(KVCache(1000, 1, 1))) < 200
 
 
 def test_reorder_is_like_having_appended_in_that_order() -> None:

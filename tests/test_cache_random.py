@@ -34,11 +34,12 @@ class Machine(RuleBasedStateMachine):
         self.cache = KVCache(batch, HKV, D, value_dim=DV, **options)
         self.poison()
         self.model: list[list[int]] = [[] for _ in range(batch)]
+        self.seen_from = [0] * batch  # the first position that may be asked for
 
     def poison(self) -> None:
         """Fill every row beyond those held with NaN."""
         for entry, n in enumerate(self.cache.lengths - self.cache.dropped):
-            for array in self.cache._buffers.arrays.every:
+            for array in self.cache._state.arrays.every:
                 array[entry, :, n:] = np.nan
 
     @rule(size=st.integers(0, 9), data=st.data())
@@ -46,7 +47,7 @@ class Machine(RuleBasedStateMachine):
         counts = [data.draw(st.integers(0, size)) for _ in self.model]
         first = [data.draw(st.integers(0, 180)) for _ in self.model]
         query, key, value = (np.concatenate([x[:, :, f : f + size] for f in first]) for x in POOL)
-        held = [self.needed(model) + count for model, count in zip(self.model, counts, strict=True)]
+        held = [self.needed(m, count) + count for m, count in zip(self.model, counts, strict=True)]
         whole = [
             len(m) - d + c for m, d, c in zip(self.model, self.cache.dropped, counts, strict=True)
         ]
@@ -58,6 +59,9 @@ class Machine(RuleBasedStateMachine):
             return
         self.cache.append(key, value, lengths=counts)
         starts = [len(model) for model in self.model]
+        for entry, (start, count) in enumerate(zip(starts, counts, strict=True)):
+            seen = start - self.stays(count)
+            self.seen_from[entry] = max(self.seen_from[entry], seen if self.window else 0)
         for model, f, count in zip(self.model, first, counts, strict=True):
             model.extend(range(f, f + count))
         self.poison()
@@ -65,12 +69,18 @@ class Machine(RuleBasedStateMachine):
         for entry, (start, count) in enumerate(zip(starts, counts, strict=True)):
             self.check(entry, out[entry : entry + 1, :, :count], first[entry], start)
 
-    def needed(self, model: list[int]) -> int:
-        """Count the tokens that the next one sees."""
+    def needed(self, model: list[int], count: int) -> int:
+        """Count the tokens that must stay when so many more come."""
         if self.window is None:
             return len(model)
         first = min(len(model), self.sinks)
-        return first + min(len(model) - first, self.window - 1)
+        return first + min(len(model) - first, self.stays(count))
+
+    def stays(self, count: int) -> int:
+        """Count the tokens behind the sinks that an append of so many leaves."""
+        window = self.window or 0
+        fits = self.limit is None or self.sinks + window + count <= self.limit
+        return window if not count or (fits and window > 1) else window - 1
 
     def check(self, entry: int, out: oracle.Array, first: int, start: int) -> None:
         """Assert that these are the results of the tokens from this position on."""
@@ -88,26 +98,43 @@ class Machine(RuleBasedStateMachine):
     def truncate(self, data: st.DataObject) -> None:
         lengths = [data.draw(st.integers(0, len(model))) for model in self.model]
         for entry, (n, model) in enumerate(zip(lengths, self.model, strict=True)):
-            gap_end = self.sinks + int(self.cache.dropped[entry])
             next_sees = n + 1 - (self.window or 0)  # the first position
-            if gap_end > self.sinks and self.sinks < n < len(model) and next_sees < gap_end:
+            gone = max(next_sees, self.sinks) < self.seen_from[entry]
+            if self.sinks < n < len(model) and gone:
                 with pytest.raises(ValueError, match="left the window"):
                     self.cache.truncate(lengths)
                 return
         self.cache.truncate(lengths)
-        for n, model in zip(lengths, self.model, strict=True):
+        for entry, (n, model) in enumerate(zip(lengths, self.model, strict=True)):
             del model[n:]
+            self.seen_from[entry] *= n > self.sinks
+
+    @rule(position=st.integers(0, 200), data=st.data())
+    def ask_for_one(self, position: int, data: st.DataObject) -> None:
+        entry = data.draw(st.integers(0, len(self.model) - 1))
+        position = min(position, len(self.model[entry]))
+        starts = [len(model) for model in self.model]
+        starts[entry] = position
+        query = POOL[0][:, :, :1].repeat(len(starts), axis=0)
+        sees = max(self.sinks, position + 1 - (self.window or 0))
+        if self.window is not None and sees < self.seen_from[entry]:
+            with pytest.raises(ValueError, match="left the window"):
+                self.cache.attend(query, causal=True, query_offset=starts)
+            return
+        out = self.cache.attend(query, causal=True, query_offset=starts)
+        self.check(entry, out[entry : entry + 1], 0, position)
 
     @rule(data=st.data())
     def reorder(self, data: st.DataObject) -> None:
         chosen = data.draw(st.lists(st.integers(0, len(self.model) - 1), min_size=1, max_size=3))
         self.cache.reorder(chosen)
         self.model = [list(self.model[entry]) for entry in chosen]
+        self.seen_from = [self.seen_from[entry] for entry in chosen]
 
     @rule()
     def go_on_with_a_copy(self) -> None:
         old, self.cache = self.cache, self.cache.copy()
-        for array in old._buffers.arrays.every:
+        for array in old._state.arrays.every:
             array[...] = np.nan
 
     @invariant()

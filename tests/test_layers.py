@@ -287,6 +287,15 @@ def test_torch_module_with_the_same_state(wide: bool) -> None:
     assert module.load_state_dict(back).missing_keys == []
 
 
+def test_repr_tells_sizes_and_dtype() -> None:
+    layer = MultiHeadAttention(64, 8, kv_heads=2, bias=False, dtype="float64")
+    assert repr(layer) == (
+        "MultiHeadAttention(embed_dim=64, num_heads=8, kv_heads=2, head_dim=8, bias=False, "
+        "dtype=float64)"
+    )
+    assert "value_dim=5" in repr(MultiHeadAttention(64, 8, value_dim=5))
+
+
 def test_examples_in_docstrings() -> None:
     result = doctest.testmod(layers)
     assert result.attempted >= 5

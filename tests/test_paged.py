@@ -274,6 +274,15 @@ def test_options_of_attention_pass_through() -> None:
     np.testing.assert_array_equal(lse, expected_lse)
 
 
+def test_repr_tells_shape_dtype_and_lengths() -> None:
+    cache = PagedKVCache(4, 2, 1, 8, value_dim=5, dtype="float64")
+    cache.append([cache.add()], np.zeros((1, 1, 3, 8)), np.zeros((1, 1, 3, 5)))
+    assert repr(cache) == (
+        "<PagedKVCache num_pages=4, page_size=2, kv_heads=1, head_dim=8, value_dim=5, "
+        "dtype=float64, free_pages=2, lengths={0: 3}>"
+    )
+
+
 def test_several_queries_may_read_one_sequence() -> None:
     q, k, v = tokens(6, batch=1)
     cache = PagedKVCache(4, 4, HKV, D, value_dim=DV)

@@ -117,7 +117,7 @@ def test_an_interrupted_append_takes_no_page(monkeypatch: pytest.MonkeyPatch) ->
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Growth, "prepare", interrupted)
+    monkeypatch.setattr(Growth, "moves", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cache.append([0], KEY, VALUE)
     assert_same_state(state(cache), before)

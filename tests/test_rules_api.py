@@ -1,6 +1,7 @@
 """Every public name is documented in the same form, and the stub of _core is true."""
 
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -66,6 +67,13 @@ def arguments(value: Callable[..., object]) -> list[str]:
 def test_all_lists_every_public_name() -> None:
     assert sorted(cpuattn.__all__) == list(cpuattn.__all__)
     assert len(set(cpuattn.__all__)) == len(cpuattn.__all__)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_help_shows_names_of_types_and_not_what_they_stand_for(name: str) -> None:
+    text = pydoc.plain(pydoc.render_doc(PUBLIC[name]))
+    assert "_NestedSequence" not in text
+    assert "_SupportsDType" not in text
 
 
 @pytest.mark.parametrize("name", PUBLIC | MEMBERS)

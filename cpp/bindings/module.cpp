@@ -6,6 +6,8 @@
 #include <stdexcept>
 
 #include "arguments.hpp"
+#include "commit.hpp"
+#include "kv_state.hpp"
 #include "store.hpp"
 #include "unlocked.hpp"
 
@@ -176,15 +178,54 @@ PyObject* core_explain(PyObject*, PyObject* const* args, Py_ssize_t count) {
 
 PyObject* core_append_tokens(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
-    expect(count, kNumTokensArguments);
+    expect(count, kNumAppendArguments);
     return append_tokens(args);
   });
 }
 
 PyObject* core_store_tokens(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> py::object {
-    expect(count, kNumTokensArguments);
+    expect(count, kNumStoreArguments);
     return store_tokens(args);
+  });
+}
+
+PyObject* core_appended_state(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, 3);
+    return appended_state(args[0], args[1], args[2]);
+  });
+}
+
+PyObject* core_replace_state(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, 3);
+    return py::bool_(replace_state(args[0], args[1], args[2]));
+  });
+}
+
+PyObject* core_undo(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, 3);
+    return undo(args[0], args[1], args[2]);
+  });
+}
+
+PyObject* core_attempt(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, 3);
+    return attempt(args[0], args[1], args[2]);
+  });
+}
+
+PyObject* core_address(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    expect(count, 1);
+    View view;
+    if (!is_plain_array(args[0]) || !view_of(args[0], view)) {
+      throw py::type_error("takes a NumPy array");
+    }
+    return py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(view.data));
   });
 }
 
@@ -228,6 +269,18 @@ PyMethodDef fast_functions[] = {
      "See cpuattn.KVCache.append."},
     {"store_tokens", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_store_tokens)),
      METH_FASTCALL, "Writes keys and values into a cache, rounded or quantised."},
+    {"address", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_address)),
+     METH_FASTCALL, "Where the first element of an array lies in memory."},
+    {"undo", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_undo)), METH_FASTCALL,
+     "Makes an object that takes back a commit when it is dropped."},
+    {"attempt", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_attempt)),
+     METH_FASTCALL, "Calls a function, and takes back a commit if it raises."},
+    {"appended_state",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_appended_state)),
+     METH_FASTCALL, "See cpuattn._kv_state.KVState.appended."},
+    {"replace_state",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_replace_state)), METH_FASTCALL,
+     "Commits the next state of a cache, if it is still in the one before."},
     {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace

@@ -1,11 +1,15 @@
 #include "store.hpp"
 
+#include <cstring>
+#include <exception>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "arguments.hpp"
+#include "commit.hpp"
 #include "cpuattn/cache.hpp"
+#include "kv_state.hpp"
 #include "unlocked.hpp"
 
 namespace cpuattn {
@@ -51,9 +55,8 @@ bool take_view(PyObject* array, int rank, View& view) {
 // An array of a cache, which nobody else makes.
 View target_view(PyObject* array, int rank) {
   View view;
-  if (!take_view(array, rank, view) || !is_readable(array, view) ||
-      !py::reinterpret_borrow<py::array>(array).writeable()) {
-    throw py::type_error("an array to be written must be a writable, native and aligned one");
+  if (!take_view(array, rank, view) || !is_readable(array, view)) {
+    throw py::type_error("an array of a cache must be a native and aligned one");
   }
   return view;
 }
@@ -62,6 +65,7 @@ View target_view(PyObject* array, int rank) {
 struct Targets {
   View array[4];
   int count;
+  bool writeable = true;
 
   explicit Targets(PyObject* tuple) {
     if (!PyTuple_Check(tuple) || (PyTuple_GET_SIZE(tuple) != 2 && PyTuple_GET_SIZE(tuple) != 4)) {
@@ -69,7 +73,9 @@ struct Targets {
     }
     count = static_cast<int>(PyTuple_GET_SIZE(tuple));
     for (int i = 0; i < count; ++i) {
-      array[i] = target_view(PyTuple_GET_ITEM(tuple, i), i < 2 ? kTokensRank : kScalesRank);
+      PyObject* const item = PyTuple_GET_ITEM(tuple, i);
+      array[i] = target_view(item, i < 2 ? kTokensRank : kScalesRank);
+      writeable = writeable && py::reinterpret_borrow<py::array>(item).writeable();
     }
   }
   const View* scale(int which) const { return count == 4 ? &array[2 + which] : nullptr; }
@@ -125,20 +131,61 @@ bool store_moves(const View& source, const View& target, const View* scale,
   return overflows;
 }
 
-void report(bool overflows) {
-  if (overflows) py::module_::import("cpuattn._cache_dtypes").attr("report_overflow")();
+// Rows of an array of a cache to others of the same array; both lie without gaps in their heads.
+void copy_rows(const View& array, const Move& move) {
+  const std::ptrdiff_t end = move.row + (move.end - move.begin);
+  const View from = rows_of(array, move.source, 1, move.begin, move.end);
+  const View to = rows_of(array, move.target, 1, move.row, end);
+  const auto bytes = static_cast<std::size_t>((move.end - move.begin) * array.stride[2]);
+  for (std::ptrdiff_t head = 0; bytes > 0 && head < array.shape[1]; ++head) {
+    std::memcpy(static_cast<char*>(to.data) + head * to.stride[1],
+                static_cast<const char*>(from.data) + head * from.stride[1], bytes);
+  }
 }
 
-void store_both(PyObject* const* args, const Targets& targets, const std::vector<Move>& moves) {
-  const Source key(args[kNewKeys], "key", targets);
-  const Source value(args[kNewValues], "value", targets);
-  bool overflows;
-  {
-    const Unlocked unlocked;
-    overflows = store_moves(key.view, targets.array[0], targets.scale(0), moves);
-    overflows |= store_moves(value.view, targets.array[1], targets.scale(1), moves);
+// What an append writes: rows within the cache that move first, then tokens.
+struct Writes {
+  const View &key, &value;
+  const Targets& targets;
+  std::vector<Move> copies, moves;
+
+  // Some microseconds of work: to give up the GIL would take longer.
+  bool is_short() const {
+    constexpr std::ptrdiff_t kShort = 16384;  // elements
+    return copies.empty() && key.shape[0] * key.shape[1] * key.shape[2] * key.shape[3] < kShort;
   }
-  report(overflows);
+
+  bool run() const {
+    for (int i = 0; i < targets.count; ++i) {
+      for (const Move& copy : copies) copy_rows(targets.array[i], copy);
+    }
+    const bool overflows = store_moves(key, targets.array[0], targets.scale(0), moves);
+    return store_moves(value, targets.array[1], targets.scale(1), moves) || overflows;
+  }
+};
+
+// Writes into rows that the state `before` does not use, then commits; false, having done nothing,
+// where the cache is in another state by now. An overflow may raise or run a handler of the user,
+// who may change the cache there: what was written is then not trusted any more.
+bool write_and_commit(PyObject* cache, PyObject* before, PyObject* after, const Writes& writes) {
+  for (bool reported = false;; reported = true) {
+    {
+      const Commit commit(cache);
+      if (!commit.is_due(before)) return false;
+      bool overflows = false;
+      if (writes.is_short()) {
+        overflows = writes.run();
+      } else {
+        const Unlocked unlocked;
+        overflows = writes.run();
+      }
+      if (!overflows || reported) {
+        commit.finish(after);
+        return true;
+      }
+    }
+    py::module_::import("cpuattn._cache_dtypes").attr("report_overflow")();
+  }
 }
 
 bool is_float(DType dtype) {
@@ -154,16 +201,15 @@ bool fits(PyObject* array, const View& target, View& tokens) {
 }
 
 // Where the tokens go; nothing if an entry has no room for them.
-std::vector<Move> moves_to(PyObject* starts, std::ptrdiff_t tokens, std::ptrdiff_t capacity) {
+std::vector<Move> moves_to(const Counts& starts, std::ptrdiff_t tokens, std::ptrdiff_t capacity) {
   std::vector<Move> moves;
-  for (Py_ssize_t entry = 0; entry < PyList_GET_SIZE(starts); ++entry) {
-    const Py_ssize_t start = PyLong_AsSsize_t(PyList_GET_ITEM(starts, entry));
-    if (start == -1 && PyErr_Occurred()) throw py::error_already_set();
-    if (start > capacity - tokens) return {};
-    if (!moves.empty() && moves.back().row == start) {
+  for (std::size_t i = 0; i < starts.size(); ++i) {
+    const auto entry = static_cast<std::ptrdiff_t>(i);
+    if (starts[i] > capacity - tokens) return {};
+    if (!moves.empty() && moves.back().row == starts[i]) {
       ++moves.back().entries;
     } else {
-      moves.push_back({entry, start, entry, 0, tokens, 1});
+      moves.push_back({entry, starts[i], entry, 0, tokens, 1});
     }
   }
   return moves;
@@ -172,23 +218,32 @@ std::vector<Move> moves_to(PyObject* starts, std::ptrdiff_t tokens, std::ptrdiff
 }  // namespace
 
 py::object append_tokens(PyObject* const* args) {
-  const Targets targets(args[kArrays]);
+  PyObject *const cache = args[0], *const before = args[1];
+  PyObject *const new_keys = args[2], *const new_values = args[3];
+  const KVState state(before);
+  const py::object arrays = state.arrays();
+  const Targets targets(arrays.ptr());
   const View &keys = targets.array[0], &values = targets.array[1];
   View key, value;
-  if (!fits(args[kNewKeys], keys, key) || !fits(args[kNewValues], values, value) ||
+  if (!targets.writeable || !fits(new_keys, keys, key) || !fits(new_values, values, value) ||
       value.shape[2] != key.shape[2]) {
     return py::none();
   }
-  if (!PyList_Check(args[kStarts])) throw py::type_error("starts must be a list");
-  const std::vector<Move> moves = moves_to(args[kStarts], key.shape[2], keys.shape[2]);
+  const std::ptrdiff_t tokens = key.shape[2];
+  std::vector<Move> moves = moves_to(state.held(), tokens, keys.shape[2]);
   if (moves.empty()) return py::none();
-  store_both(args, targets, moves);
-  return py::int_(key.shape[2]);
+  const Source own_keys(new_keys, "key", targets), own_values(new_values, "value", targets);
+  const py::object after = state.appended(Counts(state.batch(), tokens), tokens);
+  const Writes writes{own_keys.view, own_values.view, targets, {}, std::move(moves)};
+  return py::bool_(write_and_commit(cache, before, after.ptr(), writes));
 }
 
 py::object store_tokens(PyObject* const* args) {
-  store_both(args, Targets(args[kArrays]), parse_moves(args[kMoves]));
-  return py::none();
+  const Targets targets(args[5]);
+  if (!targets.writeable) throw py::type_error("an array to be written must be writable");
+  const Source keys(args[3], "key", targets), values(args[4], "value", targets);
+  const Writes writes{keys.view, values.view, targets, parse_moves(args[7]), parse_moves(args[6])};
+  return py::bool_(write_and_commit(args[0], args[1], args[2], writes));
 }
 
 }  // namespace cpuattn

@@ -10,21 +10,19 @@
 
 namespace cpuattn {
 
-// The arguments of both functions, all by position.
-enum TokensArgument : int {
-  kNewKeys,
-  kNewValues,
-  kArrays,           // a tuple: keys, values; and the scales of each, if they are int8
-  kStarts,           // append_tokens: a list, the row of each entry where its tokens begin
-  kMoves = kStarts,  // store_tokens: a list of tuples, see Move in store.cpp
-  kNumTokensArguments
-};
+// Both functions take their arguments by position, commit the next state of the cache (commit.hpp)
+// and return True; or False, having done nothing, where the cache is not in the state `before`.
 
-// Appends all tokens to the entries and returns their number; or returns None, having done nothing,
-// where Python must say what is wrong with the arguments, convert them or make room.
+// cache, before, key, value: appends all tokens to the entries of a KVCache. Returns None, having
+// done nothing, where Python must say what is wrong with the arguments, convert them or make room.
+constexpr int kNumAppendArguments = 4;
 pybind11::object append_tokens(PyObject* const* args);
 
-// Writes tokens that were checked. Returns None.
+// cache, before, after, key, value, arrays, moves, copies: writes tokens that were checked.
+//   arrays  a tuple: keys, values; and the scales of each, if they are int8
+//   moves   a list of tuples, see Move in store.cpp: where the tokens go
+//   copies  the same, of rows within the arrays that move before that
+constexpr int kNumStoreArguments = 8;
 pybind11::object store_tokens(PyObject* const* args);
 
 }  // namespace cpuattn

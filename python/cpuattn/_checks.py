@@ -51,7 +51,9 @@ def per_entry(name: str, numbers: ArrayLike, batch: int) -> list[int]:
     array = as_integers(numbers, name)
     if array.shape not in ((), (batch,)):
         raise ValueError(f"{name} must be an int or have shape ({batch},), got {array.shape}")
-    result: list[int] = np.broadcast_to(array, (batch,)).tolist()
+    if array.ndim == 0:
+        return [int(array)] * batch
+    result: list[int] = array.tolist()
     return result
 
 
@@ -60,9 +62,9 @@ def indices(name: str, numbers: ArrayLike, count: int) -> list[int]:
     array = as_integers(numbers, name)
     if array.ndim != 1 or not array.size:
         raise ValueError(f"{name} must have shape (n,) with n > 0, got {array.shape}")
-    if not 0 <= array.min() <= array.max() < count:
-        raise ValueError(f"{name} must be from 0 to {count - 1}, got {array}")
     result: list[int] = array.tolist()
+    if not 0 <= min(result) <= max(result) < count:
+        raise ValueError(f"{name} must be from 0 to {count - 1}, got {array}")
     return result
 
 

@@ -1,11 +1,11 @@
 """Arrays of keys and values in any dtype that a cache stores: batch entries, or pages."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cpuattn import _core
 from cpuattn._arrays import as_array, empty_aligned
 from cpuattn._cache_dtypes import check_float
 from cpuattn._checks import check_shape
@@ -32,28 +32,49 @@ class KVArrays:
     def __init__(
         self, shape: tuple[int, int, int, int], value_dim: int, dtype: np.dtype[Any]
     ) -> None:
-        self.keys = empty_aligned(shape, dtype)
-        self.values = empty_aligned((*shape[:3], value_dim), dtype)
+        every = [empty_aligned(shape, dtype), empty_aligned((*shape[:3], value_dim), dtype)]
+        if dtype.type is np.int8:
+            every += [np.empty(shape[:3], np.float32), np.empty(shape[:3], np.float32)]
+        self._hold(every)
+
+    def _hold(self, every: Iterable[NDArray[Any]]) -> None:
+        # What a token consists of.
+        self.every: tuple[NDArray[Any], ...] = tuple(every)
+        self.keys, self.values = self.every[:2]
         self.key_scales: NDArray[np.float32] | None = None
         self.value_scales: NDArray[np.float32] | None = None
-        # What a token consists of.
-        self.every: tuple[NDArray[Any], ...] = (self.keys, self.values)
-        if dtype.type is np.int8:
-            self.key_scales = np.empty(shape[:3], np.float32)
-            self.value_scales = np.empty(shape[:3], np.float32)
-            self.every += (self.key_scales, self.value_scales)
-        self.dtype = dtype
-        self._heads_and_dims = shape[1], shape[3], value_dim
+        if len(self.every) > 2:
+            self.key_scales, self.value_scales = self.every[2:]
+        self.dtype = self.keys.dtype
+        self.capacity: int = self.keys.shape[2]  # rows of an entry
+        heads, head_dim = self.keys.shape[1::2]
+        self._heads_and_dims = heads, head_dim, self.values.shape[3]
+
+    def __getstate__(self) -> tuple[NDArray[Any], ...]:
+        return self.every
+
+    def __setstate__(self, every: tuple[NDArray[Any], ...]) -> None:
+        # joblib makes memory maps of large arrays, which are of a subclass.
+        self._hold(np.asarray(array) for array in every)
+
+    @property
+    def writeable(self) -> bool:
+        """Whether tokens may be written; joblib hands out arrays that are not."""
+        return all(array.flags.writeable for array in self.every)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, scales included."""
         return sum(array.nbytes for array in self.every)
 
-    def like(self, count: int, rows: int) -> "KVArrays":
-        """Make new arrays for so many entries of so many rows each."""
+    def moved(self, moves: list[Move], count: int, rows: int) -> "KVArrays":
+        """Copy rows into new arrays of so many entries, of so many rows each."""
         heads, head_dim, value_dim = self._heads_and_dims
-        return KVArrays((count, heads, rows, head_dim), value_dim, self.dtype)
+        new = KVArrays((count, heads, rows, head_dim), value_dim, self.dtype)
+        for target, source in zip(new.every, self.every, strict=True):
+            for entry, row, origin, start, end in moves:
+                target[entry, :, row : row + end - start] = source[origin, :, start:end]
+        return new
 
     def check(
         self, key: ArrayLike, value: ArrayLike, batch: int
@@ -70,19 +91,6 @@ class KVArrays:
         if value.shape != (batch, heads, shape[2], value_dim):
             check_shape("value", value, (batch, heads, shape[2], value_dim))
         return key, value
-
-    def write(self, key: NDArray[Any], value: NDArray[Any], moves: list[Move]) -> None:
-        """Write tokens that `check` returned, rounded or quantised; they may lie in these arrays.
-
-        Raises FloatingPointError, once all are written, if a number overflows and np.errstate
-        has it so.
-        """
-        _core.store_tokens(key, value, self.every, moves)
-
-    def apart(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Give a copy if the array may lie in these ones, of which rows are about to move."""
-        inside = any(np.may_share_memory(array, own) for own in self.every)
-        return array.copy() if inside else array
 
     def scales(self, rows: slice = slice(None)) -> dict[str, NDArray[np.float32]]:
         """Give the options of `attention` that tell how to read these rows."""

@@ -1,26 +1,28 @@
 """The caches that an attention layer may be given, behind the methods of one."""
+# ruff: noqa: SLF001 (what a layer does with a cache needs its states)
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cpuattn._arrays import as_integers
+from cpuattn import _core
+from cpuattn._page_state import known_ids
 from cpuattn.cache import KVCache
 from cpuattn.paged import PagedKVCache
 
 CACHES = (KVCache, PagedKVCache)
 
 
-class ChosenSequences:
-    """Sequences of a paged cache as the batch entries of a `KVCache`.
+class LayerCache:
+    """A `KVCache`, or sequences of a paged one as the batch entries of one.
 
     Parameters
     ----------
-    cache : PagedKVCache
-    seq_ids : (B,) int
-        The sequence of each entry.
+    cache : KVCache or PagedKVCache
+    seq_ids : (B,) int, optional
+        With a PagedKVCache: the sequence of each entry.
 
     Raises
     ------
@@ -28,29 +30,67 @@ class ChosenSequences:
         If ids are not integer or unknown.
     """
 
-    def __init__(self, cache: PagedKVCache, seq_ids: ArrayLike) -> None:
-        self._cache, self._seq_ids = cache, as_integers(seq_ids, "seq_ids")
-        sequences = cache._chosen(self._seq_ids)  # noqa: SLF001 (this class stands in for the cache)
-        self.batch = len(sequences)
-        self.lengths = np.array([sequence.length for sequence in sequences], np.int64)
+    def __init__(self, cache: KVCache | PagedKVCache, seq_ids: ArrayLike | None) -> None:
+        self._cache: Any = cache
+        self._ids: tuple[list[int], ...] = ()  # what methods of a paged cache take besides
+        self.entries = "entries"
+        if isinstance(cache, PagedKVCache) and seq_ids is not None:
+            self._ids, self.entries = (known_ids(cache._state, seq_ids),), "sequences"
+            lengths = cache.lengths
+            self.lengths = np.array([lengths[i] for i in self._ids[0]], np.int64)
+        elif isinstance(cache, KVCache):
+            self.lengths = cache.lengths
         self.keys, self.values = cache.keys, cache.values
 
-    def append(self, key: ArrayLike, value: ArrayLike, *, lengths: ArrayLike | None = None) -> None:
-        """Add tokens to the sequences, see `PagedKVCache.append`."""
-        self._cache.append(self._seq_ids, key, value, lengths=lengths)
+    def attend(self, query: NDArray[Any], **options: Any) -> None:
+        """Attend to all tokens held."""
+        self._cache.attend(query, *self._ids, **options)
 
-    def truncate(self, n: Sequence[int] | NDArray[np.int64]) -> None:
-        """Keep the first n tokens of each sequence, see `PagedKVCache.truncate`."""
-        for seq_id, length in zip(self._seq_ids.tolist(), n, strict=True):
-            self._cache.truncate(seq_id, int(length))
-
-    def attend(self, query: ArrayLike, **options: Any) -> NDArray[Any]:
-        """Attend to the tokens of the sequences, see `PagedKVCache.attend`."""
-        out: NDArray[Any] = self._cache.attend(query, self._seq_ids, **options)
-        return out
+    def append(self, key: ArrayLike, value: ArrayLike, lengths: ArrayLike | None) -> "Appended":
+        """Add tokens, and give what they are attended to and taken back by."""
+        appended = Appended(self._cache, self._ids)
+        self._cache._append(*self._ids, key, value, lengths, appended)
+        return appended
 
 
-LayerCache: TypeAlias = KVCache | ChosenSequences
+class Appended:
+    """An append that is taken back when this object is dropped, unless an attempt succeeded.
+
+    Parameters
+    ----------
+    cache : KVCache or PagedKVCache
+    ids : (list of int,) or ()
+        Sequences of a paged cache.
+    """
+
+    def __init__(self, cache: Any, ids: tuple[list[int], ...]) -> None:
+        self._cache, self._ids = cache, ids
+
+    def note(self, before: Any, after: Any) -> None:
+        """Learn the states before and after, which is about to be committed."""
+        self._before, self._after = before, after
+        self._undo = _core.undo(self._cache, after, before.undone(*self._ids))
+
+    def attempt(self, function: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return what function() does; if it raises instead, take back the append."""
+        others = self._take_back if isinstance(self._cache, PagedKVCache) else None
+        result: NDArray[Any] = _core.attempt(self._undo, function, others)
+        return result
+
+    def _take_back(self) -> None:
+        """Do so where other sequences have changed since."""
+        self._cache._take_back(self._before, self._after, *self._ids)
+
+    def attend(
+        self, query: NDArray[Any], *, query_offset: ArrayLike | None = None, **options: Any
+    ) -> None:
+        """Attend to all tokens held after the append, whatever other threads add later."""
+        self._cache._attend(self._after, *self._ids, query, query_offset, options)
+        if not self._cache._lasts(self._after, *self._ids):
+            raise RuntimeError(
+                "cache: another thread took back tokens that this call attended to; "
+                "give each thread a cache, or sequences, of its own"
+            )
 
 
 def layer_cache(name: str, cache: object, seq_ids: ArrayLike | None) -> LayerCache:
@@ -58,12 +98,11 @@ def layer_cache(name: str, cache: object, seq_ids: ArrayLike | None) -> LayerCac
     if isinstance(cache, PagedKVCache):
         if seq_ids is None:
             raise ValueError(f"seq_ids is missing; {name} is a PagedKVCache, with many sequences")
-        return ChosenSequences(cache, seq_ids)
-    if not isinstance(cache, KVCache):
+    elif not isinstance(cache, KVCache):
         raise TypeError(f"{name} must be a KVCache or a PagedKVCache, got {type(cache).__name__}")
-    if seq_ids is not None:
+    elif seq_ids is not None:
         raise ValueError(f"seq_ids is for a PagedKVCache, but {name} is a KVCache")
-    return cache
+    return LayerCache(cache, seq_ids)
 
 
 def check_cache(
@@ -75,7 +114,7 @@ def check_cache(
     ----------
     name : str
         Of the argument that it was given as.
-    cache : KVCache or ChosenSequences
+    cache : LayerCache
     dims : (int, int, int)
         Key/value heads of the layer, and features of a key and of a value of each.
     dtype : dtype
@@ -95,6 +134,6 @@ def check_cache(
             f"{name} must hold {dims[0]} heads of {dims[1]} features{values} like the layer, "
             f"got {kv_heads} of {head_dim} for keys and {value_dim} for values"
         )
-    if cache.batch != batch:
-        held = "entries" if isinstance(cache, KVCache) else "sequences"
-        raise ValueError(f"{name} must hold {batch} {held} like x, got {cache.batch}")
+    held = len(cache.lengths)
+    if held != batch:
+        raise ValueError(f"{name} must hold {batch} {cache.entries} like x, got {held}")

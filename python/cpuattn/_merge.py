@@ -1,5 +1,7 @@
 """Join attention results that were computed over different keys."""
 
+from __future__ import annotations  # help() then shows ArrayLike, and not what it stands for
+
 from collections.abc import Sequence
 from typing import Any
 

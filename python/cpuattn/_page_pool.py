@@ -1,52 +1,57 @@
 """Which pages are free, and how many sequences hold each of the others."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cpuattn._cache_errors import OutOfPagesError
 
 
-class PagePool:
-    """Free list and reference counts of pages 0 to num_pages - 1.
+class PagePool(NamedTuple):
+    """Free pages and those that several sequences hold. It never changes: methods give another."""
 
-    Parameters
-    ----------
-    num_pages : int
-        All of them free at first.
-    """
+    num_pages: int
+    # Taken from the end. The page freed last is taken first: it most likely is in a CPU cache.
+    free: NDArray[np.int64]
+    shared: dict[int, int]  # holders of each page that has more than one
 
-    def __init__(self, num_pages: int) -> None:
-        # The page freed last is taken first: it is the most likely one to be in a CPU cache.
-        self._free = list(range(num_pages - 1, -1, -1))
-        self._holders = [0] * num_pages
-
-    @property
-    def free(self) -> int:
-        """Number of free pages."""
-        return len(self._free)
+    @classmethod
+    def all_free(cls, num_pages: int) -> "PagePool":
+        """Begin with pages 0 to num_pages - 1."""
+        return cls(num_pages, np.arange(num_pages - 1, -1, -1), {})
 
     def is_shared(self, page: int) -> bool:
         """Tell whether several sequences hold the page."""
-        return self._holders[page] > 1
+        return page in self.shared
 
-    def take(self, count: int) -> list[int]:
-        """Take free pages for one holder each, or raise OutOfPagesError and take none."""
-        if count > len(self._free):
+    def take(self, count: int) -> tuple[list[int], "PagePool"]:
+        """Take free pages for one holder each, or raise OutOfPagesError."""
+        if not count:
+            return [], self
+        left = len(self.free) - count
+        if left < 0:
             raise OutOfPagesError(
-                f"{count} more pages needed, but only {len(self._free)} of "
-                f"{len(self._holders)} are free"
+                f"{count} more pages needed, but only {len(self.free)} of {self.num_pages} are free"
             )
-        taken = [self._free.pop() for _ in range(count)]
-        self.share(taken)
-        return taken
+        return self.free[left:][::-1].tolist(), self._replace(free=self.free[:left])
 
-    def share(self, pages: Iterable[int]) -> None:
+    def share(self, pages: Iterable[int]) -> "PagePool":
         """Count one more holder of each page."""
+        shared = dict(self.shared)
         for page in pages:
-            self._holders[page] += 1
+            shared[page] = shared.get(page, 1) + 1
+        return self._replace(shared=shared)
 
-    def release(self, pages: Iterable[int]) -> None:
+    def release(self, pages: Iterable[int]) -> "PagePool":
         """Count one holder of each page less; a page without holders is free."""
+        shared, freed = dict(self.shared), []
         for page in pages:
-            self._holders[page] -= 1
-            if not self._holders[page]:
-                self._free.append(page)
+            holders = shared.pop(page, 1) - 1
+            if holders > 1:
+                shared[page] = holders
+            elif not holders:
+                freed.append(page)
+        free = np.concatenate([self.free, np.array(freed, np.int64)]) if freed else self.free
+        return self._replace(free=free, shared=shared)

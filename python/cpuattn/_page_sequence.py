@@ -1,75 +1,78 @@
 """One sequence of a paged cache: its pages, and how an append changes them."""
 
 from array import array
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from cpuattn._kv_arrays import KVArrays, Move
+from cpuattn._kv_arrays import Move
 from cpuattn._page_pool import PagePool
 
 
-@dataclass
-class Sequence:
-    """Token t lies in row t % page_size of pages[t // page_size]; no page is without tokens."""
+class Sequence(NamedTuple):
+    """Token t lies in row t % page_size of pages[t // page_size]; no page is without tokens.
+
+    It never changes, nor do its pages: methods give another one.
+    """
 
     # 64-bit integers that NumPy reads where they lie.
-    pages: "array[int]" = field(default_factory=lambda: array("q"))
+    pages: "array[int]"
     length: int = 0
     last_tokens: int = -1  # of the last append, padding included; -1 where there is none to recall
     last_start: int = 0
-
-    def fork(self) -> "Sequence":
-        """Give a sequence of the same tokens in the same pages."""
-        return replace(self, pages=self.pages[:])
+    # How often rows were given up: those of an earlier sequence last as long as it has this epoch.
+    epoch: int = 0
 
     def start(self, queries: int) -> int:
         """Position of the first of so many queries: those of the last append, or the last ones."""
         return self.last_start if queries == self.last_tokens else self.length - queries
 
+    def truncated(self, n: int, page_size: int) -> "tuple[Sequence, array[int]]":
+        """Keep the first n tokens; also give the pages that held only others."""
+        kept = -(-n // page_size)
+        return Sequence(self.pages[:kept], n, epoch=self.epoch + 1), self.pages[kept:]
 
-@dataclass
+
 class Growth:
-    """An append of `count` tokens to a sequence, to be written first and then committed.
+    """An append of `count` tokens to a sequence, in rows that no sequence uses.
 
-    Until then the sequence is as it was: tokens go to rows that it does not use yet, and a last
-    page that others hold too is copied.
+    Parameters
+    ----------
+    sequence : Sequence
+    count : int
+    page_size : int
+    pool : PagePool
+        A last page that is not full is copied if others hold it too.
     """
 
-    sequence: Sequence
-    count: int
-    page_size: int
-    pool: PagePool
+    def __init__(self, sequence: Sequence, count: int, page_size: int, pool: PagePool) -> None:
+        self._sequence, self._count, self._page_size = sequence, count, page_size
+        filled = sequence.length % page_size
+        copied = bool(count and filled and pool.is_shared(sequence.pages[-1]))
+        self._kept = len(sequence.pages) - copied
+        self.released = sequence.pages[self._kept :]
+        # Free pages that this takes.
+        self.needed = -(-(sequence.length + count) // page_size) - self._kept
 
-    def __post_init__(self) -> None:
-        filled = self.sequence.length % self.page_size
-        copied = self.count and filled and self.pool.is_shared(self.sequence.pages[-1])
-        self._kept = len(self.sequence.pages) - bool(copied)
-        self._pages = self.sequence.pages[: self._kept]
+    def grown(self, new: list[int], tokens: int) -> Sequence:
+        """Give the sequence after an append of `tokens`, padding included, with these new pages."""
+        old = self._sequence
+        pages = old.pages
+        if new:
+            pages = pages[: self._kept]
+            pages.extend(new)
+        epoch = old.epoch + bool(self.released)
+        return Sequence(pages, old.length + self._count, tokens, old.length, epoch)
 
-    @property
-    def needed(self) -> int:
-        """Free pages that this takes."""
-        return -(-(self.sequence.length + self.count) // self.page_size) - self._kept
+    def copies(self, new: list[int]) -> list[Move]:
+        """Say which rows of the cache move into the new pages."""
+        rows = self._sequence.length % self._page_size
+        return [(new[0], 0, page, 0, rows) for page in self.released]
 
-    def prepare(self, new: list[int], arrays: KVArrays, entry: int) -> list[Move]:
-        """Have these new pages; say which rows of them the tokens of an entry go to."""
-        sequence, size = self.sequence, self.page_size
-        self._pages.extend(new)
-        if self._kept < len(sequence.pages):
-            rows = slice(sequence.length % size)
-            for pages in arrays.every:
-                pages[new[0], :, rows] = pages[sequence.pages[-1], :, rows]
-        moves, done = [], 0
-        while done < self.count:
-            page, row = divmod(sequence.length + done, size)
-            end = min(done + size - row, self.count)
-            moves.append((self._pages[page], row, entry, done, end))
+    def moves(self, grown: Sequence, entry: int) -> list[Move]:
+        """Say which rows the tokens of an entry go to."""
+        size, moves, done = self._page_size, [], 0
+        while done < self._count:
+            page, row = divmod(self._sequence.length + done, size)
+            end = min(done + size - row, self._count)
+            moves.append((grown.pages[page], row, entry, done, end))
             done = end
         return moves
-
-    def commit(self, tokens: int) -> None:
-        """Let the sequence have the tokens that were written, of an append of so many."""
-        sequence = self.sequence
-        self.pool.release(sequence.pages[self._kept :])
-        sequence.pages = self._pages
-        sequence.last_tokens, sequence.last_start = tokens, sequence.length
-        sequence.length += self.count

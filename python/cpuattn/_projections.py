@@ -1,5 +1,7 @@
 """The linear maps of an attention layer, and the loading and saving of their weights."""
 
+from __future__ import annotations  # help() then shows ArrayLike, and not what it stands for
+
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -37,7 +39,7 @@ class Projections:
         kv_heads: int,
         norm_eps: float,
         dtype: np.dtype[Any],
-        rng: "int | np.random.Generator | None",
+        rng: int | np.random.Generator | None,
     ) -> None:
         self.dtype = dtype
         self.norm_eps = norm_eps

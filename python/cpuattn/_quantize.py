@@ -1,5 +1,7 @@
 """Numbers as int8 with one float32 scale per row: what an int8 cache stores."""
 
+from __future__ import annotations  # help() then shows ArrayLike, and not what it stands for
+
 from typing import Any
 
 import numpy as np

@@ -4,6 +4,8 @@ Sources: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embeddi
 meaning of the arguments follows the ONNX operator RotaryEmbedding (opset 23).
 """
 
+from __future__ import annotations  # help() then shows ArrayLike, and not what it stands for
+
 from typing import Any
 
 import numpy as np

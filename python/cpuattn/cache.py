@@ -1,7 +1,11 @@
 """Keys and values of past tokens, kept so that generation computes each of them once."""
 
-import copy
-from typing import Any, Literal, overload
+from __future__ import (
+    annotations,
+)  # help() then shows ArrayLike, and not what it stands for
+
+import reprlib
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -12,9 +16,11 @@ from cpuattn._attention import attention
 from cpuattn._cache_dtypes import stored_dtype
 from cpuattn._checks import check_size, indices, per_entry
 from cpuattn._kv_arrays import KVArrays
-from cpuattn._kv_buffers import KVBuffers
-from cpuattn._kv_positions import Positions
+from cpuattn._kv_state import KVState, Limits
 from cpuattn._sink_window import attend_sinks_and_window
+
+if TYPE_CHECKING:
+    from cpuattn._layer_caches import Appended
 
 __all__ = ["KVCache"]
 
@@ -40,15 +46,17 @@ class KVCache:
         a token costs O(1) on average.
     max_capacity : int, optional
         Tokens that no entry may exceed: the buffers never grow beyond it, and an append that needs
-        more raises CacheFullError. With ``capacity`` of the same size nothing is ever reallocated.
+        more raises CacheFullError. With ``capacity`` of the same size, and without a window,
+        nothing is ever reallocated.
     dtype : {"float32", "float64", "float16", "bfloat16", "int8"}
         Of keys and values. "bfloat16" needs the package ml_dtypes; "int8" keeps one float32 scale
         per token and head, as `quantize_int8` defines it.
     window : int, optional
         Sliding window: a query sees at most `window` keys, its own included, as `sliding_window`
         in model configurations says it (`attention` calls it ``window=(window - 1, None)``).
-        Older keys are dropped when the buffers are full. With appends of L tokens these never
-        outgrow the larger of `capacity` and sink_tokens + 2 * (window - 1) + L tokens.
+        Older keys are dropped when the buffers are full: the rest moves into new ones. With
+        appends of L tokens these never outgrow the larger of `capacity` and
+        sink_tokens + 2 * (window - 1) + L tokens.
     sink_tokens : int, default 0
         First tokens of each entry that are never dropped, and that queries see besides the
         window (Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023).
@@ -67,6 +75,14 @@ class KVCache:
     `sink_tokens` a query at position p sees the keys at positions j < sink_tokens and those at
     j > p - window, all subject to `causal` and the other options; ALiBi counts the true distance.
     `attend` then computes both parts apart and joins them with `merge_attention`.
+
+    With a window, positions from the last append on may be asked for, and the one before it unless
+    `max_capacity` is too small for its key. Earlier ones are refused, also where memory still has
+    what they see.
+
+    A method takes place wholly or not at all, whatever exception ends it and wherever that comes
+    from: Ctrl-C, a signal handler, a lack of memory. Threads may share a cache; docs/semantics.md
+    says what each of them then sees.
 
     Examples
     --------
@@ -103,40 +119,65 @@ class KVCache:
         capacity = check_size("capacity", capacity, at_least=0)
         if max_capacity is not None:
             max_capacity = check_size("max_capacity", max_capacity, at_least=max(capacity, 1))
-        self._positions = Positions(batch, window, sink_tokens)
+        if window is not None:
+            window = check_size("window", window, at_least=1)
+        sink_tokens = check_size("sink_tokens", sink_tokens, at_least=0)
+        if sink_tokens and window is None:
+            raise ValueError(
+                f"sink_tokens={sink_tokens} needs a window: without one nothing is dropped"
+            )
         shape = (batch, kv_heads, capacity, head_dim)
         arrays = KVArrays(shape, value_dim, stored_dtype("dtype", dtype))
-        self._buffers = KVBuffers(arrays, max_capacity)
+        self._state = KVState.empty(arrays, Limits(window, sink_tokens, max_capacity))
+
+    def __repr__(self) -> str:
+        state = self._state
+        _, kv_heads, _, head_dim = state.arrays.keys.shape
+        shown = {"batch": len(state.lengths), "kv_heads": kv_heads, "head_dim": head_dim}
+        shown["value_dim"] = state.arrays.values.shape[3]
+        options = {
+            "max_capacity": (state.limits.max_capacity, None),
+            "window": (state.limits.window, None),
+            "sink_tokens": (state.limits.sinks, 0),
+        }
+        shown |= {"capacity": state.arrays.capacity}
+        shown |= {name: value for name, (value, default) in options.items() if value != default}
+        text = ", ".join(f"{name}={value}" for name, value in shown.items())
+        lengths = reprlib.repr(list(state.lengths))
+        return f"<KVCache {text}, dtype={state.arrays.dtype}, lengths={lengths}>"
 
     @property
     def batch(self) -> int:
         """Number of batch entries."""
-        return len(self._positions.lengths)
+        return len(self._state.lengths)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each entry, (B,): the position of its next token; dropped ones count."""
-        return np.array(self._positions.lengths, np.int64)
+        return np.array(self._state.lengths, np.int64)
 
     @property
     def dropped(self) -> NDArray[np.int64]:
-        """Tokens of each entry that left the window, (B,); the first `sink_tokens` never do."""
-        return np.array(self._positions.dropped, np.int64)
+        """Tokens of each entry that are no longer held, (B,); the first `sink_tokens` always are.
+
+        Tokens that left the window stay until the buffers are full.
+        """
+        return np.array(self._state.dropped, np.int64)
 
     @property
     def window(self) -> int | None:
         """Keys that a query sees besides the sinks, its own included; None: all."""
-        return self._positions.window
+        return self._state.limits.window
 
     @property
     def sink_tokens(self) -> int:
         """First tokens of each entry that never leave the window."""
-        return self._positions.sinks
+        return self._state.limits.sinks
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """What keys and values are stored as."""
-        return self._buffers.arrays.dtype
+        return self._state.arrays.dtype
 
     @property
     def keys(self) -> NDArray[Any]:
@@ -146,39 +187,41 @@ class KVCache:
         r holds the token at position r + dropped. What lies beyond ``lengths - dropped`` in
         another entry is undefined.
         """
-        return self._buffers.arrays.keys[:, :, : self._rows()]
+        state = self._state
+        return state.arrays.keys[:, :, : max(state.held())]
 
     @property
     def values(self) -> NDArray[Any]:
         """View of the values held, (B, Hkv, Lk, Dv), like `keys`."""
-        return self._buffers.arrays.values[:, :, : self._rows()]
+        state = self._state
+        return state.arrays.values[:, :, : max(state.held())]
 
     @property
     def key_scales(self) -> NDArray[np.float32] | None:
         """View of the scales of the keys, (B, Hkv, Lk), if the dtype is int8; otherwise None."""
-        scales = self._buffers.arrays.key_scales
-        return None if scales is None else scales[:, :, : self._rows()]
+        state = self._state
+        return state.arrays.scales(slice(max(state.held()))).get("key_scale")
 
     @property
     def value_scales(self) -> NDArray[np.float32] | None:
         """View of the scales of the values, like `key_scales`."""
-        scales = self._buffers.arrays.value_scales
-        return None if scales is None else scales[:, :, : self._rows()]
+        state = self._state
+        return state.arrays.scales(slice(max(state.held()))).get("value_scale")
 
     @property
     def capacity(self) -> int:
         """Tokens that each entry has room for."""
-        return self._buffers.capacity
+        return self._state.arrays.capacity
 
     @property
     def max_capacity(self) -> int | None:
         """Tokens that no entry may exceed; None: as many as memory holds."""
-        return self._buffers.max_capacity
+        return self._state.limits.max_capacity
 
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers, scales and room for further tokens included."""
-        return self._buffers.arrays.nbytes
+        return self._state.arrays.nbytes
 
     def append(self, key: ArrayLike, value: ArrayLike, *, lengths: ArrayLike | None = None) -> None:
         """Add the keys and values of the next L tokens to every entry, each at its own end.
@@ -203,27 +246,39 @@ class KVCache:
         CacheFullError
             If an entry would exceed `max_capacity`. The cache is then unchanged.
         """
-        buffers, positions = self._buffers, self._positions
-        held = positions.held()
-        batch = len(held)
-        if lengths is None:
-            # One call for a token of the usual kind, for which all the rest costs more than a copy.
-            appended = _core.append_tokens(key, value, buffers.arrays.every, held)
-            if appended is not None:
-                positions.advance([appended] * batch, appended)
-                return
-        key, value = buffers.arrays.check(key, value, batch)
-        tokens = key.shape[2]
-        counts = [tokens] * batch
-        if lengths is not None:
-            counts = per_entry("lengths", lengths, batch)
-            if not 0 <= min(counts) <= max(counts) <= tokens:
-                raise ValueError(f"lengths must be from 0 to {tokens}, got {counts}")
-        if max(held) + tokens > buffers.capacity:
-            key, value = buffers.arrays.apart(key), buffers.arrays.apart(value)
-            held = self._make_room(held, counts)
-        buffers.write(key, value, held, counts)
-        positions.advance(counts, tokens)
+        # One call for tokens of the usual kind: all the rest costs more than a copy.
+        if lengths is None and _core.append_tokens(self, self._state, key, value):
+            return
+        self._append(key, value, lengths)
+
+    def _append(
+        self,
+        key: ArrayLike,
+        value: ArrayLike,
+        lengths: ArrayLike | None,
+        undo: Appended | None = None,
+    ) -> None:
+        """Append; begin again if the cache changed meanwhile."""
+        done = False
+        while not done:
+            before = self._state
+            arrays, batch = before.arrays, len(before.lengths)
+            key, value = arrays.check(key, value, batch)
+            tokens = key.shape[2]
+            counts = (tokens,) * batch
+            if lengths is not None:
+                counts = tuple(per_entry("lengths", lengths, batch))
+                if not 0 <= min(counts) <= max(counts) <= tokens:
+                    raise ValueError(f"lengths must be from 0 to {tokens}, got {list(counts)}")
+            roomy = before.with_room(counts)
+            each = enumerate(zip(roomy.held(), counts, strict=True))
+            moves = [(entry, start, entry, 0, count) for entry, (start, count) in each]
+            after = roomy.appended(counts, tokens)
+            if undo is not None:
+                undo.note(before, after)
+            done = _core.store_tokens(
+                self, before, after, key, value, after.arrays.every, moves, []
+            )
 
     @overload
     def attend(
@@ -285,35 +340,55 @@ class KVCache:
         TypeError
             If an option is given that the cache passes itself.
         ValueError
-            If a query would see keys that were dropped.
+            If a query would see keys that left the window.
         """
+        while True:
+            state = self._state
+            result = self._attend(state, query, query_offset, options)
+            if self._lasts(state):
+                return result
+
+    def _lasts(self, state: KVState) -> bool:
+        """Whether the rows of an earlier state still are what they were."""
+        now = self._state
+        return now is state or now.epoch == state.epoch
+
+    def _attend(
+        self,
+        state: KVState,
+        query: ArrayLike,
+        query_offset: ArrayLike | None,
+        options: dict[str, Any],
+    ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]:
+        """Attend to the tokens of a state."""
+        window, sinks, _ = state.limits
         own = {"key_lengths", "key_scale", "value_scale", "block_table"}
-        own |= set() if self.window is None else {"window"}
+        own |= set() if window is None else {"window"}
         if given := own & options.keys():
             raise TypeError(f"{', '.join(sorted(given))}: the cache passes its own")
-        query, positions = as_array(query, "query"), self._positions
-        if query_offset is not None:
-            starts = per_entry("query_offset", query_offset, self.batch)
+        query = as_array(query, "query")
+        if query_offset is None:
+            starts = state.starts(query.shape[-2] if query.ndim > 1 else 1)
         else:
-            starts = positions.starts(query.shape[-2] if query.ndim > 1 else 1)
-        if self.window is not None:
+            starts = tuple(per_entry("query_offset", query_offset, len(state.lengths)))
+        if window is not None:
             for entry, start in enumerate(starts):
-                positions.check("query", entry, start)
-        arrays = self._buffers.arrays
-        if self.sink_tokens:
-            both = attend_sinks_and_window(query, arrays, positions, starts, options)
-            return both if options.get("return_lse") else both[0]
-        if self.window is not None:
-            options["window"] = (self.window - 1, None)
-        held = positions.held()
-        offsets = [start - n for start, n in zip(starts, positions.dropped, strict=True)]
+                state.check("query", entry, start)
+        if sinks:
+            return attend_sinks_and_window(query, state, starts, options)
+        options = dict(options)
+        if window is not None:
+            options["window"] = (window - 1, None)
+        held = state.held()
+        offsets = [start - n for start, n in zip(starts, state.dropped, strict=True)]
         if min(held) == max(held) and min(offsets) == max(offsets):
             options["query_offset"] = offsets[0]
         else:
             options["query_offset"], options["key_lengths"] = offsets, held
-        options |= arrays.scales(slice(max(held)))
+        arrays, rows = state.arrays, slice(max(held))
+        options |= arrays.scales(rows)
         out: NDArray[Any] | tuple[NDArray[Any], NDArray[Any]] = attention(
-            query, self.keys, self.values, **options
+            query, arrays.keys[:, :, rows], arrays.values[:, :, rows], **options
         )
         return out
 
@@ -331,9 +406,13 @@ class KVCache:
             If `n` is not integer.
         ValueError
             If it is negative or larger than a length, or if the next token would see keys that
-            were dropped. The last append can always be taken back, and so can all tokens.
+            left the window. The last append can always be taken back, and so can all tokens.
         """
-        self._positions.truncate(per_entry("n", n, self.batch))
+        done = False
+        while not done:
+            state = self._state
+            shorter = state.truncated(tuple(per_entry("n", n, len(state.lengths))))
+            done = _core.replace_state(self, state, shorter)
 
     def reorder(self, batch_indices: ArrayLike) -> None:
         """Make entry i a copy of the present entry batch_indices[i], as beam search does.
@@ -350,12 +429,13 @@ class KVCache:
         ValueError
             If it is empty, not one-dimensional, or outside 0 to B - 1.
         """
-        chosen = indices("batch_indices", batch_indices, self.batch)
-        held = self._positions.held()
-        self._buffers = self._buffers.copy(chosen, [held[entry] for entry in chosen])
-        self._positions.reorder(chosen)
+        done = False
+        while not done:
+            state = self._state
+            chosen = indices("batch_indices", batch_indices, len(state.lengths))
+            done = _core.replace_state(self, state, state.reordered(chosen))
 
-    def copy(self) -> "KVCache":
+    def copy(self) -> Self:
         """Copy the cache: what is appended to one of the two does not change the other.
 
         Returns
@@ -363,21 +443,13 @@ class KVCache:
         KVCache
             With the same tokens, capacity and options.
         """
-        copied = copy.copy(self)
-        copied._positions = copy.copy(self._positions)  # noqa: SLF001 (its own class)
-        copied._buffers = self._buffers.copy(list(range(self.batch)), self._positions.held())  # noqa: SLF001
+        copied = object.__new__(type(self))
+        copied.__dict__ |= self.__dict__
+        lasts = False
+        while not lasts:
+            state = self._state
+            copied._state = state.reordered(list(range(len(state.lengths))))
+            lasts = self._lasts(state)
         return copied
 
-    def _rows(self) -> int:
-        """Rows of the buffers that hold a token of some entry."""
-        return max(self._positions.held())
-
-    def _make_room(self, held: list[int], counts: list[int]) -> list[int]:
-        """Have room for counts[b] more tokens in each entry b; return what each then holds."""
-        if max(n + count for n, count in zip(held, counts, strict=True)) <= self.capacity:
-            return held
-        first, last = self._positions.kept(held)
-        self._buffers.make_room(held, first, last, counts)
-        kept = [f + n for f, n in zip(first, last, strict=True)]
-        self._positions.drop_all_but(kept)
-        return kept
+    __copy__ = copy  # the memory of two caches is never the same

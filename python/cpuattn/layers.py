@@ -1,5 +1,9 @@
 """Multi-head attention as a layer: projections around `attention`, with loadable weights."""
 
+from __future__ import (
+    annotations,
+)  # help() then shows ArrayLike, and not what it stands for
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +14,7 @@ from cpuattn import _layer_weights
 from cpuattn._arrays import as_array, as_integers
 from cpuattn._attention import attention
 from cpuattn._checks import check_float_dtype, check_number, check_size
-from cpuattn._layer_caches import CACHES, LayerCache, check_cache, layer_cache
+from cpuattn._layer_caches import CACHES, Appended, LayerCache, check_cache, layer_cache
 from cpuattn._layer_rope import Rope, check_rope, rotate
 from cpuattn._projections import Projections
 from cpuattn.cache import KVCache
@@ -90,7 +94,7 @@ class MultiHeadAttention(Projections):
         bias: bool = True,
         norm_eps: float = 1e-6,
         dtype: DTypeLike = "float32",
-        rng: "int | np.random.Generator | None" = None,
+        rng: int | np.random.Generator | None = None,
     ) -> None:
         def size(name: str, given: int | None, default: int) -> int:
             return default if given is None else check_size(name, given, at_least=1)
@@ -118,6 +122,12 @@ class MultiHeadAttention(Projections):
         )
         norm_eps = check_number("norm_eps", norm_eps)
         super().__init__(shapes, self.kv_heads, norm_eps, check_float_dtype("dtype", dtype), rng)
+
+    def __repr__(self) -> str:
+        names = ["embed_dim", "num_heads", "kv_heads", "head_dim"]
+        names += [n for n in ("key_dim", "value_dim") if getattr(self, n) != self.embed_dim]
+        sizes = ", ".join(f"{name}={getattr(self, name)}" for name in (*names, "bias", "dtype"))
+        return f"{type(self).__name__}({sizes})"
 
     def __call__(
         self,
@@ -180,15 +190,11 @@ class MultiHeadAttention(Projections):
         if rope is not None:
             query, key = rotate(query, key, rope, held, options.get("key_lengths"))
         if held is not None:
-            lengths = held.lengths
             counts = options.pop("key_lengths", None)
             counts = None if counts is None else as_integers(counts, "key_lengths")
-            held.append(key, value, lengths=counts)
-            try:
-                return self._attend(held, query, options)
-            except BaseException:  # an option that does not fit, or Ctrl-C
-                held.truncate(lengths)
-                raise
+            appended = held.append(key, value, counts)
+            # An option that does not fit, or Ctrl-C, takes the tokens back.
+            return appended.attempt(lambda: self._attend(appended, query, options))
         if context is None and options.get("query_offset") is None:
             options["query_offset"] = 0
         out, heads = self._empty_output(_leading(query, key, value), query.shape[-2])
@@ -196,7 +202,7 @@ class MultiHeadAttention(Projections):
         return self._project("out_proj", out)
 
     def _attend(
-        self, held: LayerCache, query: NDArray[Any], options: Mapping[str, Any]
+        self, held: LayerCache | Appended, query: NDArray[Any], options: Mapping[str, Any]
     ) -> NDArray[Any]:
         """Attend to a cache, and project."""
         out, heads = self._empty_output(query.shape[:-3], query.shape[-2])

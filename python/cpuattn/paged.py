@@ -1,17 +1,28 @@
 """Keys and values of many sequences in pages of one memory, with shared prefixes."""
 
-from typing import Any, Literal, overload
+from __future__ import (
+    annotations,
+)  # help() then shows ArrayLike, and not what it stands for
+
+import copy
+import reprlib
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cpuattn._arrays import as_array, as_integers
+from cpuattn import _core
+from cpuattn._arrays import as_array
 from cpuattn._attention import attention
 from cpuattn._cache_dtypes import stored_dtype
 from cpuattn._checks import check_size, per_entry
 from cpuattn._kv_arrays import KVArrays
 from cpuattn._page_pool import PagePool
-from cpuattn._page_sequence import Growth, Sequence
+from cpuattn._page_sequence import Sequence
+from cpuattn._page_state import PageState, empty_sequence, known_id, known_ids
+
+if TYPE_CHECKING:
+    from cpuattn._layer_caches import Appended
 
 __all__ = ["PagedKVCache"]
 
@@ -48,7 +59,9 @@ class PagedKVCache:
 
     Notes
     -----
-    A call that raises leaves every sequence as it was. Letters: n number of ids given to a call.
+    A method takes place wholly or not at all, for all sequences that it names, whatever exception
+    ends it and wherever that comes from. Threads may share a cache; docs/semantics.md says what
+    each of them then sees. Letters: n number of ids given to a call.
 
     Source: Kwon et al., "Efficient Memory Management for Large Language Model Serving with
     PagedAttention", 2023.
@@ -79,57 +92,69 @@ class PagedKVCache:
         dtype: DTypeLike = "float32",
     ) -> None:
         num_pages = check_size("num_pages", num_pages, at_least=1)
-        self._page_size = check_size("page_size", page_size, at_least=1)
+        page_size = check_size("page_size", page_size, at_least=1)
         kv_heads = check_size("kv_heads", kv_heads, at_least=1)
         head_dim = check_size("head_dim", head_dim, at_least=1)
         value_dim = (
             head_dim if value_dim is None else check_size("value_dim", value_dim, at_least=1)
         )
-        shape = (num_pages, kv_heads, self._page_size, head_dim)
-        self._arrays = KVArrays(shape, value_dim, stored_dtype("dtype", dtype))
-        self._pool = PagePool(num_pages)
-        self._sequences: dict[int, Sequence] = {}
-        self._next_id = 0
+        shape = (num_pages, kv_heads, page_size, head_dim)
+        arrays = KVArrays(shape, value_dim, stored_dtype("dtype", dtype))
+        self._state = PageState(arrays, {}, PagePool.all_free(num_pages))
+
+    def __repr__(self) -> str:
+        state = self._state
+        num_pages, kv_heads, page_size, head_dim = state.arrays.keys.shape
+        lengths = {seq_id: sequence.length for seq_id, sequence in state.sequences.items()}
+        return (
+            f"<PagedKVCache num_pages={num_pages}, page_size={page_size}, kv_heads={kv_heads}, "
+            f"head_dim={head_dim}, value_dim={state.arrays.values.shape[3]}, "
+            f"dtype={state.arrays.dtype}, free_pages={len(state.pool.free)}, "
+            f"lengths={reprlib.repr(lengths)}>"
+        )
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # the memory of two caches is never the same
 
     @property
     def page_size(self) -> int:
         """Tokens in a page."""
-        return self._page_size
+        return self._state.page_size
 
     @property
     def free_pages(self) -> int:
         """Pages that no sequence holds."""
-        return self._pool.free
+        return len(self._state.pool.free)
 
     @property
     def lengths(self) -> dict[int, int]:
         """Tokens of each sequence, by its id."""
-        return {seq_id: sequence.length for seq_id, sequence in self._sequences.items()}
+        return {seq_id: sequence.length for seq_id, sequence in self._state.sequences.items()}
 
     @property
     def keys(self) -> NDArray[Any]:
         """View of the pages of keys, (num_pages, Hkv, page_size, D); unused rows are undefined."""
-        return self._arrays.keys[:]
+        return self._state.arrays.keys[:]
 
     @property
     def values(self) -> NDArray[Any]:
         """View of the pages of values, (num_pages, Hkv, page_size, Dv), like `keys`."""
-        return self._arrays.values[:]
+        return self._state.arrays.values[:]
 
     @property
     def key_scales(self) -> NDArray[np.float32] | None:
         """View of the scales of the keys, (num_pages, Hkv, page_size), if int8; otherwise None."""
-        return self._arrays.key_scales
+        return self._state.arrays.key_scales
 
     @property
     def value_scales(self) -> NDArray[np.float32] | None:
         """View of the scales of the values, like `key_scales`."""
-        return self._arrays.value_scales
+        return self._state.arrays.value_scales
 
     @property
     def nbytes(self) -> int:
         """Bytes of all pages, scales included."""
-        return self._arrays.nbytes
+        return self._state.arrays.nbytes
 
     def add(self) -> int:
         """Begin an empty sequence.
@@ -139,7 +164,11 @@ class PagedKVCache:
         int
             Its id, which no other sequence of this cache ever has.
         """
-        return self._named(Sequence())
+        done = False
+        while not done:
+            state = self._state
+            done = _core.replace_state(self, state, state.named(empty_sequence()))
+        return state.next_id
 
     def fork(self, seq_id: int) -> int:
         """Begin a sequence with the tokens of another one, in the same pages.
@@ -159,9 +188,12 @@ class PagedKVCache:
         TypeError, ValueError
             If there is no sequence of that id.
         """
-        forked = self._sequence(seq_id).fork()
-        self._pool.share(forked.pages)
-        return self._named(forked)
+        done = False
+        while not done:
+            state = self._state
+            sequence = state.sequences[known_id(state, seq_id)]
+            done = _core.replace_state(self, state, state.named(sequence))
+        return state.next_id
 
     def append(
         self,
@@ -194,19 +226,41 @@ class PagedKVCache:
         OutOfPagesError
             If fewer pages are free than all of these sequences need together.
         """
-        sequences = self._chosen(seq_ids)
-        if len({id(sequence) for sequence in sequences}) < len(sequences):
-            raise ValueError(f"seq_ids must name each sequence once, got {np.asarray(seq_ids)}")
-        key, value = self._arrays.check(key, value, len(sequences))
-        tokens = key.shape[2]
-        counts = per_entry("lengths", tokens if lengths is None else lengths, len(sequences))
-        if not 0 <= min(counts) <= max(counts) <= tokens:
-            raise ValueError(f"lengths must be from 0 to {tokens}, got {counts}")
-        growths = [
-            Growth(sequence, count, self._page_size, self._pool)
-            for sequence, count in zip(sequences, counts, strict=True)
-        ]
-        self._grow(growths, key, value)
+        self._append(seq_ids, key, value, lengths)
+
+    def _append(
+        self,
+        seq_ids: ArrayLike,
+        key: ArrayLike,
+        value: ArrayLike,
+        lengths: ArrayLike | None,
+        undo: Appended | None = None,
+    ) -> None:
+        """Append; begin again if the cache changed meanwhile."""
+        done = False
+        while not done:
+            before = self._state
+            ids = known_ids(before, seq_ids)
+            if len(set(ids)) < len(ids):
+                raise ValueError(f"seq_ids must name each sequence once, got {np.asarray(seq_ids)}")
+            key, value = before.arrays.check(key, value, len(ids))
+            tokens = key.shape[2]
+            counts = per_entry("lengths", tokens if lengths is None else lengths, len(ids))
+            if not 0 <= min(counts) <= max(counts) <= tokens:
+                raise ValueError(f"lengths must be from 0 to {tokens}, got {counts}")
+            after, copies, moves = before.writeable().grown(ids, counts, tokens)
+            if undo is not None:
+                undo.note(before, after)
+            done = _core.store_tokens(
+                self, before, after, key, value, after.arrays.every, moves, copies
+            )
+
+    def _take_back(self, before: PageState, after: PageState, seq_ids: list[int]) -> None:
+        """Undo an append that others came after, but for sequences that these changed."""
+        done = False
+        while not done:
+            state = self._state
+            done = _core.replace_state(self, state, state.take_back(before, after, seq_ids))
 
     @overload
     def attend(
@@ -277,24 +331,47 @@ class PagedKVCache:
         ValueError
             If an id is unknown, or a shape does not fit.
         """
+        while True:
+            state = self._state
+            ids = known_ids(state, seq_ids)
+            result = self._attend(state, ids, query, query_offset, options)
+            if self._lasts(state, ids):
+                return result
+
+    def _lasts(self, state: PageState, seq_ids: list[int]) -> bool:
+        """Whether the rows of sequences of an earlier state still are what they were."""
+        now = self._state
+        return now is state or all(
+            seq_id in now.sequences and now.sequences[seq_id].epoch == state.sequences[seq_id].epoch
+            for seq_id in seq_ids
+        )
+
+    def _attend(
+        self,
+        state: PageState,
+        seq_ids: list[int],
+        query: ArrayLike,
+        query_offset: ArrayLike | None,
+        options: dict[str, Any],
+    ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]:
+        """Attend to the tokens of sequences of a state."""
         own = {"block_table", "key_lengths", "key_scale", "value_scale"}
         if given := own & options.keys():
             raise TypeError(f"{', '.join(sorted(given))}: the cache passes its own")
-        query, sequences = as_array(query, "query"), self._chosen(seq_ids)
+        query, sequences = as_array(query, "query"), [state.sequences[i] for i in seq_ids]
         if query_offset is not None:
             starts = per_entry("query_offset", query_offset, len(sequences))
         else:
             queries = query.shape[-2] if query.ndim > 1 else 1
             starts = [sequence.start(queries) for sequence in sequences]
-        options |= self._arrays.scales()
         result: NDArray[Any] | tuple[NDArray[Any], NDArray[Any]] = attention(
             query,
-            self._arrays.keys,
-            self._arrays.values,
+            state.arrays.keys,
+            state.arrays.values,
             block_table=_block_table(sequences),
             key_lengths=[sequence.length for sequence in sequences],
             query_offset=starts,
-            **options,
+            **(options | state.arrays.scales()),
         )
         return result
 
@@ -317,7 +394,8 @@ class PagedKVCache:
         TypeError, ValueError
             If ids are not integer or unknown.
         """
-        return _block_table(self._chosen(seq_ids))
+        state = self._state
+        return _block_table([state.sequences[i] for i in known_ids(state, seq_ids)])
 
     def truncate(self, seq_id: int, n: int) -> None:
         """Keep the first n tokens of a sequence and release the pages that held only others.
@@ -334,14 +412,15 @@ class PagedKVCache:
         TypeError, ValueError
             If there is no sequence of that id, or `n` is not such a number.
         """
-        sequence = self._sequence(seq_id)
-        n = check_size("n", n, at_least=0)
-        if n > sequence.length:
-            raise ValueError(f"n must be from 0 to the length, {sequence.length}, got {n}")
-        pages = -(-n // self._page_size)
-        self._pool.release(sequence.pages[pages:])
-        del sequence.pages[pages:]
-        sequence.length, sequence.last_tokens = n, -1
+        done = False
+        while not done:
+            state = self._state
+            known = known_id(state, seq_id)
+            n = check_size("n", n, at_least=0)
+            length = state.sequences[known].length
+            if n > length:
+                raise ValueError(f"n must be from 0 to the length, {length}, got {n}")
+            done = _core.replace_state(self, state, state.truncated(known, n))
 
     def free(self, seq_id: int) -> None:
         """Forget a sequence and release its pages.
@@ -356,47 +435,10 @@ class PagedKVCache:
         TypeError, ValueError
             If there is no sequence of that id.
         """
-        self._pool.release(self._sequence(seq_id).pages)
-        del self._sequences[seq_id]
-
-    def _named(self, sequence: Sequence) -> int:
-        seq_id = self._next_id
-        self._sequences[seq_id] = sequence
-        self._next_id += 1
-        return seq_id
-
-    def _sequence(self, seq_id: int) -> Sequence:
-        """Return the sequence of this id, or raise TypeError or ValueError."""
-        return self._look_up("seq_id", check_size("seq_id", seq_id, at_least=0))
-
-    def _chosen(self, seq_ids: ArrayLike) -> list[Sequence]:
-        """Return the sequences of these ids, or raise TypeError or ValueError."""
-        ids = as_integers(seq_ids, "seq_ids")
-        if ids.ndim != 1 or not ids.size:
-            raise ValueError(f"seq_ids must have shape (n,) with n > 0, got {ids.shape}")
-        return [self._look_up("seq_ids", seq_id) for seq_id in ids.tolist()]
-
-    def _look_up(self, name: str, seq_id: int) -> Sequence:
-        try:
-            return self._sequences[seq_id]
-        except KeyError:
-            raise ValueError(f"{name}: there is no sequence {seq_id}") from None
-
-    def _grow(self, growths: list[Growth], key: NDArray[Any], value: NDArray[Any]) -> None:
-        """Write the tokens of all sequences, then let them have them: all or none."""
-        new = self._pool.take(sum(growth.needed for growth in growths))
-        unused = iter(new)
-        try:
-            moves = []
-            for entry, growth in enumerate(growths):
-                own = [next(unused) for _ in range(growth.needed)]
-                moves += growth.prepare(own, self._arrays, entry)
-            self._arrays.write(key, value, moves)
-        except BaseException:
-            self._pool.release(new)
-            raise
-        for growth in growths:
-            growth.commit(key.shape[2])
+        done = False
+        while not done:
+            state = self._state
+            done = _core.replace_state(self, state, state.without(known_id(state, seq_id)))
 
 
 def _block_table(sequences: list[Sequence]) -> NDArray[np.int64]:
