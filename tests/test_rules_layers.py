@@ -61,7 +61,7 @@ HOMES = {
     ),
     "operating systems": (
         r"<(sched|pthread|unistd|link|windows)\.h>|<sys/\w+\.h>|__linux__|_WIN32|__APPLE__",
-        ["src/system.cpp", "src/openmp.cpp"],
+        ["src/system.cpp", "src/openmp.cpp", "bindings/commit.cpp"],
     ),
     "printing and ending the process": (
         r"\bf?printf\b|<iostream>|\b(std::)?(cout|cerr|abort|exit|terminate)\b",
