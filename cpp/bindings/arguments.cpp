@@ -1,5 +1,6 @@
 #include "arguments.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -295,9 +296,10 @@ struct Extent {
 
 Extent extent_of(const View& view) {
   const auto data = reinterpret_cast<std::intptr_t>(view.data);
+  const std::ptrdiff_t* const end = view.shape + view.rank;
+  if (std::find(view.shape, end, 0) != end) return {data, data};  // its strides mean nothing
   Extent extent{data, data + element_size(view.dtype)};
   for (int i = 0; i < view.rank; ++i) {
-    if (view.shape[i] == 0) return {data, data};
     const std::ptrdiff_t reach = (view.shape[i] - 1) * view.stride[i];
     (reach < 0 ? extent.begin : extent.end) += reach;
   }

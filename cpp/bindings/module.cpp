@@ -4,6 +4,7 @@
 #include <exception>
 #include <new>
 #include <stdexcept>
+#include <system_error>
 
 #include "arguments.hpp"
 #include "commit.hpp"
@@ -32,6 +33,11 @@ class CoreCall {
   Unlocked unlocked_;
 };
 
+bool is_out_of_memory(const std::system_error& error) {
+  return error.code() == std::errc::not_enough_memory ||
+         error.code() == std::errc::resource_unavailable_try_again;
+}
+
 // Runs f and turns C++ exceptions into Python's. Interrupted: the handler has raised already.
 template <class F>
 PyObject* guarded(F f) {
@@ -47,6 +53,10 @@ PyObject* guarded(F f) {
     PyErr_SetString(PyExc_ValueError, e.what());
   } catch (const std::bad_alloc&) {
     PyErr_NoMemory();
+  } catch (const std::length_error&) {  // of a container larger than any memory
+    PyErr_NoMemory();
+  } catch (const std::system_error& e) {  // of a thread or lock, for which memory may be lacking
+    PyErr_SetString(is_out_of_memory(e) ? PyExc_MemoryError : PyExc_RuntimeError, e.what());
   } catch (const std::exception& e) {
     PyErr_SetString(PyExc_RuntimeError, e.what());
   }

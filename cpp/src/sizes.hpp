@@ -11,10 +11,9 @@ namespace cpuattn {
 // positions to each other and to round up.
 constexpr std::ptrdiff_t kMaxCount = PTRDIFF_MAX / 16;
 
-// The widest head, 2^20 dims on 64 bits. A kernel takes less than 2^13 bytes of scratch per dim, so
-// its sizes do not overflow. With the widest head it asks whether to stop about every second, once
-// in a block of keys; with 2^24 dims it took 30.
-constexpr std::ptrdiff_t kMaxDims = PTRDIFF_MAX >> 14 < 1 << 20 ? PTRDIFF_MAX >> 14 : 1 << 20;
+// The widest head: a kernel takes less than 2^13 bytes of scratch per dim, so its sizes do not
+// overflow, and what no memory holds fails when it is allocated.
+constexpr std::ptrdiff_t kMaxDims = PTRDIFF_MAX >> 14;
 
 // a * b, or `most` if the product is larger. Neither is negative.
 constexpr std::ptrdiff_t product(std::ptrdiff_t a, std::ptrdiff_t b,

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "cpuattn/export.hpp"
+
 namespace cpuattn {
 
 enum class DType : unsigned char { kBool, kInt8, kInt64, kFloat16, kBFloat16, kFloat32, kFloat64 };
@@ -100,7 +102,7 @@ struct Options {
 };
 
 // Thrown when should_stop returned true. The output is then undefined.
-struct Interrupted : std::exception {
+struct CPUATTN_API Interrupted : std::exception {
   const char* what() const noexcept override { return "interrupted"; }
 };
 
@@ -136,49 +138,50 @@ struct Explanation {
 // done; std::bad_alloc; and Interrupted. They may be called from many threads at once.
 
 // `value` may be null for attention_weights.
-Shapes infer_shapes(const View& query, const View& key, const View* value, const Options& options);
+CPUATTN_API Shapes infer_shapes(const View& query, const View& key, const View* value,
+                                const Options& options);
 
 // query: float64, or float32, float16 or bfloat16. key and value, both of one type: float64 if
 // query is, else any other float type or int8.
 // output: [..., Hq, Lq, Dv] of Shapes::rank dimensions, any strides, not overlapping an input;
 // float64 if query is, else any other float type.
 // lse: [..., Hq, Lq] of compute_dtype, or null; natural logarithm, -inf on an empty row.
-void attention(const View& query, const View& key, const View& value, const View& output,
-               const View* lse, const Options& options);
+CPUATTN_API void attention(const View& query, const View& key, const View& value,
+                           const View& output, const View* lse, const Options& options);
 
 // output: [..., Hq, Lq, Lk], of any float type if query is not float64. Takes no packed sequences.
 // Keys behind key_lengths in pages are not looked up: they have the score -inf at every stage.
-void attention_weights(const View& query, const View& key, const View& output, WeightStage stage,
-                       const Options& options);
+CPUATTN_API void attention_weights(const View& query, const View& key, const View& output,
+                                   WeightStage stage, const Options& options);
 
 // One entry; of packed sequences one for those with few rows per key/value head and one for the
 // others, as they are run apart, without one that has nothing to do. output: null if it has query's
 // dtype.
-std::vector<Explanation> explain(const View& query, const View& key, const View& value,
-                                 const View* output, const Options& options);
+CPUATTN_API std::vector<Explanation> explain(const View& query, const View& key, const View& value,
+                                             const View* output, const Options& options);
 
 // CPUATTN_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that the process may use: its affinity,
 // or the quota of its container if that is smaller. What set_num_threads said takes precedence.
-int get_num_threads();
-void set_num_threads(int threads);
+CPUATTN_API int get_num_threads();
+CPUATTN_API void set_num_threads(int threads);
 // OMP_NUM_THREADS as it is set, if it is no number of threads and therefore ignored; else empty.
-std::string ignored_num_threads();
+CPUATTN_API std::string ignored_num_threads();
 
-std::vector<std::string> compiled_isa_names();
-std::vector<std::string> isa_names();  // that this CPU can run, best first
-std::string isa_name();                // in use
-void use_isa_name(const std::string& name);
+CPUATTN_API std::vector<std::string> compiled_isa_names();
+CPUATTN_API std::vector<std::string> isa_names();  // that this CPU can run, best first
+CPUATTN_API std::string isa_name();                // in use
+CPUATTN_API void use_isa_name(const std::string& name);
 
 // Floating-point operations per second of one thread, the most that the ISA in use reaches with
 // multiply-adds: the yardstick of the benchmark. Of narrow types those of float32, if it does not
 // multiply them as they are.
-double measure_peak(DType dtype, double seconds);
+CPUATTN_API double measure_peak(DType dtype, double seconds);
 
 // Bytes per second that one thread reads of so many floats, again and again: with more of them than
 // the caches hold, the limit of decode.
-double measure_reads(const float* data, std::ptrdiff_t count, double seconds);
+CPUATTN_API double measure_reads(const float* data, std::ptrdiff_t count, double seconds);
 
 // What runs the threads: "own pool", or the OpenMP runtime of a build with CPUATTN_OPENMP.
-std::string threads_name();
+CPUATTN_API std::string threads_name();
 
 }  // namespace cpuattn

@@ -19,6 +19,6 @@ namespace cpuattn {
 //
 // Returns whether a finite number became infinite, as IEEE 754 flags it: bfloat16 knows no flags.
 // Throws std::invalid_argument, with the name of the argument, before anything is written.
-bool store(const View& source, const View& target, const View* scale);
+CPUATTN_API bool store(const View& source, const View& target, const View* scale);
 
 }  // namespace cpuattn
