@@ -77,7 +77,7 @@ PlanShape plan_shape(const Call& call) {
           s.head_dim,
           s.value_dim,
           static_cast<std::size_t>(element_size(call.dtype)),
-          call.right < s.key_length};
+          call.right && *call.right < s.key_length};
 }
 
 const Kernels& kernels_for(DType dtype) {

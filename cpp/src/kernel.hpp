@@ -9,9 +9,9 @@
 
 namespace cpuattn {
 
-// Sides of a window that are not bounded, as a distance. Positions are clamped to the same
-// magnitude, so that position + distance never overflows.
-constexpr std::ptrdiff_t kUnbounded = std::ptrdiff_t{1} << 60;
+// Beyond every row and key: distances from a row to the keys that it sees are clamped to this
+// magnitude, which hides or shows the same keys and never overflows when a row is added.
+constexpr std::int64_t kFarthest = std::int64_t{1} << 62;
 
 // Weights are summed as kWeightScale · exp(score - base), so that a sum of 2^20 values as large
 // as the largest number does not overflow before it is divided by the sum of the weights (a weight
@@ -108,10 +108,10 @@ struct Work {
   Tokens key;
   Tokens value;
 
-  // Row i sees key j where i + query_offset - left <= j <= i + query_offset + right.
-  std::ptrdiff_t query_offset = 0;
-  std::ptrdiff_t left = kUnbounded;
-  std::ptrdiff_t right = kUnbounded;
+  // Row i sees key j where i + first_seen <= j <= i + last_seen, by causal and window.
+  std::int64_t first_seen = -kFarthest;
+  std::int64_t last_seen = kFarthest;
+  std::int64_t query_offset = 0;  // for ALiBi: row i stands at position i + query_offset
   ScoreArray mask;
   ScoreArray bias;
   Segments query_segments;
