@@ -38,7 +38,7 @@ def test_a_far_offset_hides_the_same_keys_as_unbounded_integers(rows: int, offse
     value = np.eye(KEYS, dtype=np.float32)
     for left in SIDES:
         for right in SIDES:
-            options = {"query_offset": offset, "window": (left, right)}
+            options: dict[str, Any] = {"query_offset": offset, "window": (left, right)}
             out, lse = cpuattn.attention(query, key, value, return_lse=True, **options)
             sees = expected(rows, offset, left, right)
             np.testing.assert_array_equal(out > 0, sees, str(options))
@@ -51,7 +51,7 @@ def test_far_offsets_with_causal_lengths_and_segments(rows: int, offset: int) ->
     query, key = np.zeros((rows, 1), np.float32), np.zeros((KEYS, 1), np.float32)
     value = np.eye(KEYS, dtype=np.float32)
     ids = np.arange(KEYS) // 16
-    options = {
+    options: dict[str, Any] = {
         "query_offset": offset,
         "causal": True,
         "window": (2**62, None),
@@ -84,7 +84,7 @@ def test_far_offsets_of_packed_sequences(offset: int) -> None:
 def test_alibi_of_a_far_offset(rows: int, offset: int, dtype: Any) -> None:
     query, key = np.zeros((1, rows, 1), dtype), np.zeros((1, KEYS, 1), dtype)
     slope = 2.0**-62
-    options = {"query_offset": offset, "alibi_slopes": [slope]}
+    options: dict[str, Any] = {"query_offset": offset, "alibi_slopes": [slope]}
     distance = np.array([[abs(i + offset - j) for j in range(KEYS)] for i in range(rows)], float)
     masked = cpuattn.attention_weights(query, key, stage="masked", **options)[0]
     np.testing.assert_allclose(masked, -slope * distance, rtol=4 * float(np.finfo(dtype).eps))
