@@ -14,7 +14,10 @@ SOURCES = sorted(path for path in CPP.rglob("*.[ch]pp"))
 ARROWS = {
     "bindings": {"cpuattn"},
     "attention": {"cpuattn", "call", "execute", "kernel", "plan", "registry", "threads"},
-    "execute": {"call", "element_type", "half", "kernel", "plan", "threads", "work"},
+    "execute": {
+        *("call", "element_type", "half", "kernel", "plan", "second_run", "threads", "work")
+    },
+    "second_run": {"call", "half", "kernel", "plan", "work"},
     "store": {"checks", "cpuattn", "element_type", "kernel", "registry"},
     "work": {"call", "element_type", "kernel", "plan"},
     "element_type": {"cpuattn", "kernel"},

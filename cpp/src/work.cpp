@@ -132,6 +132,16 @@ void set_keys(const Call& call, const Plan& plan, Work& work, std::ptrdiff_t fir
   work.key_end = std::min(end_chunk * plan.key_chunk, call.shapes.key_length);
 }
 
+// The kernel counts rows from the first one of the head, so the matrix starts that much earlier.
+void aim_at(Work& work, const Partial& partial, DType dtype) {
+  const std::ptrdiff_t dims = work.value_dim;
+  char* first = static_cast<char*>(partial.output) - work.first_row * dims * element_size(dtype);
+  work.output = {first, dims, work.group * dims, 1, element_type(dtype)};
+  work.row_base = partial.row_base;
+  work.row_sum = partial.row_sum;
+  work.normalise = false;
+}
+
 bool sees_keys(const Work& work) {
   const std::ptrdiff_t first = work.first_row / work.group;
   const std::ptrdiff_t last = (work.first_row + work.num_rows - 1) / work.group;
