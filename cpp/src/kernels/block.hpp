@@ -24,16 +24,16 @@ constexpr int kTileCols = kVecs < V::kTileVecs ? kVecs : V::kTileVecs;
 // and the outputs (16 KB each at D = 64) are near the size of an L1 cache.
 constexpr int kKeyBlock = 96;
 
-// The rows from first_row on whose `magnitude` is not in the middle of the range.
+// The rows from first_row on whose `squares` are not in the middle of the range.
 template <class V, int kVecs>
 [[gnu::noinline]] void rescale_queries(
     const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows, int first_row,
-    typename V::Vec magnitude, bool all, Operand<V>* queries,
+    typename V::Vec squares, bool all, Operand<V>* queries,
     ScoreFactors<typename V::Element, kVecs * V::kLanes>& factors) {
   using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
   T lane[V::kLanes];
-  V::store(lane, magnitude);
+  V::store(lane, squares);
   for (int r = first_row; r < first_row + V::kLanes; ++r) {
     if (!all && is_middle(lane[r - first_row])) continue;
     const int exponent = rescale_query<V>(work, rows.query[r], [&](std::ptrdiff_t d, T x) {
@@ -59,7 +59,7 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
   const QueryScale<V> query_scale(work);
   const auto scale = V::set1(query_scale.query);
   for (int n = 0; n < kRows; n += V::kLanes) {
-    Magnitude<V> magnitude;
+    Squares<V> squares;
     // The rows after these are asked for while these are turned.
     const int next = n + V::kLanes < kRows ? n + V::kLanes : n;
     for (std::ptrdiff_t d = 0; d < work.head_dim; d += V::kLanes) {
@@ -88,13 +88,12 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
       for (int i = 0; i < V::kLanes; ++i) {
         if (i >= count) break;
         const auto scaled = V::mul(square[i], scale);
-        magnitude.add(scaled);
+        squares.add(scaled, i);
         V::store(queries + (d + i) * kRows + n, scaled);
       }
     }
-    if (!query_scale.fits || !are_middle<V, true>(magnitude.get())) {
-      rescale_queries<V, kVecs>(work, rows, n, magnitude.get(), !query_scale.fits, queries,
-                                factors);
+    if (!query_scale.fits || !are_middle<V, true>(squares.get())) {
+      rescale_queries<V, kVecs>(work, rows, n, squares.get(), !query_scale.fits, queries, factors);
     }
   }
 }
@@ -110,7 +109,7 @@ void load_query_pairs(const Work& work,
   const QueryScale<V> query_scale(work);
   const auto scale = V::set1(query_scale.query);
   for (int n = 0; n < kRows; n += V::kLanes) {
-    Magnitude<V> magnitude;
+    Squares<V> squares;
     for (std::ptrdiff_t d = 0; d < pairs; d += V::kLanes) {
       typename V::Vec square[V::kLanes];
       for (int r = 0; r < V::kLanes; ++r) {
@@ -119,12 +118,11 @@ void load_query_pairs(const Work& work,
       V::transpose(square);
       for (std::ptrdiff_t i = 0; i < V::kLanes && d + i < pairs; ++i) {
         V::store(queries + (d + i) * kRows + n,
-                 scale_pairs<V>(V::as_pairs(square[i]), scale, magnitude));
+                 scale_pairs<V>(V::as_pairs(square[i]), scale, squares));
       }
     }
-    if (!query_scale.fits || !are_middle<V, true>(magnitude.get())) {
-      rescale_queries<V, kVecs>(work, rows, n, magnitude.get(), !query_scale.fits, queries,
-                                factors);
+    if (!query_scale.fits || !are_middle<V, true>(squares.get())) {
+      rescale_queries<V, kVecs>(work, rows, n, squares.get(), !query_scale.fits, queries, factors);
     }
   }
 }

@@ -59,21 +59,21 @@ void load_decode_queries(const Work& work, const RowBlock<typename V::Element, k
   const QueryScale<V> scale(work);
   const auto factor = V::set1(scale.query);
   for (int r = 0; r < kRows; ++r) {
-    Magnitude<V> magnitude;
+    Squares<V> squares;
     for (std::ptrdiff_t d = 0; d < padded; d += V::kLanes) {
       if constexpr (V::kPack == 2) {
         const auto pairs = load_query_pairs<V>(work, rows.query[r], 2 * d);
-        V::store(queries + d * kRows + r * V::kLanes, scale_pairs<V>(pairs, factor, magnitude));
+        V::store(queries + d * kRows + r * V::kLanes, scale_pairs<V>(pairs, factor, squares));
       } else {
         const std::ptrdiff_t rest = work.head_dim - d;
         const auto query = load_row<V>(rows.query[r], work.query.type, work.query.dim_stride, d,
                                        rest < V::kLanes ? rest : V::kLanes);
         const auto scaled = V::mul(query, factor);
-        magnitude.add(scaled);
+        squares.add(scaled);
         V::store(queries + d * kRows + r * V::kLanes, scaled);
       }
     }
-    if (scale.fits && are_middle<V, false>(magnitude.get())) continue;
+    if (scale.fits && are_middle<V, false>(squares.get())) continue;
     factors.set(r, rescale_query<V>(work, rows.query[r], [&](std::ptrdiff_t d, T x) {
                   const std::ptrdiff_t at = d / V::kPack;
                   auto* to =

@@ -58,7 +58,7 @@ void load_query_digits(const Work& work, const void* query, int row, float* numb
     V::store(numbers + d, scaled);
     extent.add(scaled);
   }
-  if (!scale.fits || !is_middle(extent.magnitude())) {
+  if (!scale.fits || !is_middle(extent.magnitude() * extent.magnitude())) {
     factors.set(row,
                 rescale_query<V>(work, query, [&](std::ptrdiff_t d, float x) { numbers[d] = x; }));
     extent = Extent<V>();

@@ -30,12 +30,11 @@ typename V::Pairs load_query_pairs(const Work& work, const unsigned char* row, s
 
 // Pairs of a query times a power of two: exact.
 template <class V>
-typename V::Pairs scale_pairs(typename V::Pairs pairs, typename V::Vec power,
-                              Magnitude<V>& magnitude) {
+typename V::Pairs scale_pairs(typename V::Pairs pairs, typename V::Vec power, Squares<V>& squares) {
   const auto first = V::mul(V::first_of(pairs), power);
   const auto second = V::mul(V::second_of(pairs), power);
-  magnitude.add(first);
-  magnitude.add(second);
+  squares.add(first, 0);
+  squares.add(second, 1);
   return V::pair(first, second);
 }
 

@@ -49,35 +49,40 @@ struct QueryScale {
   }
 };
 
-// The largest magnitude per lane of the scaled elements of queries; NaN is passed over.
+// The squares of scaled elements of queries, summed per lane: one instruction for each vector tells
+// both ends of the range. Four sums, as short calls notice one long chain.
 template <class V>
-class Magnitude {
+class Squares {
  public:
-  void add(typename V::Vec x) {
-    high_ = V::max(x, high_);
-    low_ = V::min(x, low_);
+  void add(typename V::Vec x, std::ptrdiff_t slot = 0) {
+    auto& sum = sum_[slot % 4];
+    sum = V::fma(x, x, sum);
   }
-  typename V::Vec get() const { return V::max(high_, V::sub(V::zero(), low_)); }
+  typename V::Vec get() const { return V::add(V::add(sum_[0], sum_[1]), V::add(sum_[2], sum_[3])); }
 
  private:
-  typename V::Vec high_ = V::zero(), low_ = V::zero();
+  typename V::Vec sum_[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
 };
 
+// Sums of squares of rows in the middle: a largest element from about 2^-60 to 2^64.
 template <class T>
-bool is_middle(T magnitude) {
-  constexpr T kMost = sizeof(T) == 4 ? T(0x1p64) : T(0x1p512);
-  return magnitude >= 1 / kMost && magnitude <= kMost;
+constexpr T kLeastSquare = sizeof(T) == 4 ? T(0x1p-120) : T(0x1p-1000);
+template <class T>
+constexpr T kMostSquare = sizeof(T) == 4 ? T(__FLT_MAX__) : T(__DBL_MAX__);
+
+template <class T>
+bool is_middle(T square) {
+  return square >= kLeastSquare<T> && square <= kMostSquare<T>;
 }
 
-// Whether all lanes are, or if `kEach` is false, the largest of them.
+// Whether all lanes are, or if `kEach` is false, some and none is above. NaN is: it stays NaN.
 template <class V, bool kEach>
-bool are_middle(typename V::Vec magnitude) {
+bool are_middle(typename V::Vec square) {
   using T = typename V::Element;
-  constexpr T kMost = sizeof(T) == 4 ? T(0x1p64) : T(0x1p512);
-  const auto most = V::set1(kMost), least = V::set1(1 / kMost);
-  if (V::any(V::less(most, magnitude))) return false;
-  if (kEach) return !V::any(V::less(magnitude, least));
-  return V::any(V::less(least, magnitude));
+  const auto most = V::set1(kMostSquare<T>), least = V::set1(kLeastSquare<T>);
+  if (V::any(V::less(most, square))) return false;
+  if (kEach) return !V::any(V::less(square, least));
+  return V::any(V::less(least, square));
 }
 
 // The powers of two 2^n of the rows, in two steps that are both in range.
