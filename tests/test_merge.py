@@ -136,3 +136,12 @@ def test_examples_in_docstrings() -> None:
     result = doctest.testmod(_merge)
     assert result.attempted >= 4
     assert result.failed == 0
+
+
+def test_shares_below_the_range_of_float32() -> None:
+    """A part of weight exp(-95), which float32 holds with 11 bits only, and one of 1e-60."""
+    outputs = [np.zeros((1, 2), np.float32), np.array([[1e35, 3e38]], np.float32)]
+    for below in (95.0, 138.0):
+        lses = [np.zeros(1, np.float32), np.full(1, -below, np.float32)]
+        out, _ = merge_attention(outputs, lses)
+        np.testing.assert_allclose(out, np.exp(-below) * outputs[1].astype(np.float64), rtol=1e-6)

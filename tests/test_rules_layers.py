@@ -17,7 +17,11 @@ ARROWS = {
         *("call", "checks", "cpuattn", "environment", "execute", "float_state", "kernel", "memory"),
         *("plan", "registry", "sizes", "team", "threads"),
     },
-    "execute": {"call", "element_type", "half", "kernel", "memory", "plan", "threads", "work"},
+    "execute": {
+        *("call", "element_type", "half", "kernel", "memory", "plan", "second_run", "threads"),
+        "work",
+    },
+    "second_run": {"call", "half", "kernel", "plan", "work"},
     "store": {"checks", "cpuattn", "element_type", "float_state", "kernel", "registry"},
     "work": {"call", "element_type", "kernel", "plan"},
     "element_type": {"cpuattn", "kernel"},

@@ -32,7 +32,7 @@ PlanShape plan_shape(const Call& call) {
           s.head_dim,
           s.value_dim,
           static_cast<std::size_t>(element_size(call.dtype)),
-          call.right < s.key_length};
+          call.right && *call.right < s.key_length};
 }
 
 // The ISA of a call is read once: another thread may choose another one while it runs.

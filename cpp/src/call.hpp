@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 
 #include "cpuattn/attention.hpp"
 #include "integers.hpp"
@@ -31,7 +33,8 @@ struct Call {
   Integers query_offset, key_lengths;    // none
   Operand query_segments, key_segments;  // row or key
   Operand alibi_slopes, sinks;           // head
-  std::ptrdiff_t left = 0, right = 0;    // window and causal together
+  // Of window and causal together; none: not bounded.
+  std::optional<std::int64_t> left, right;
   double scale = 1.0;
   double softcap = 0.0;
 };

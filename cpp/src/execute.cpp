@@ -7,6 +7,7 @@
 #include "element_type.hpp"
 #include "half.hpp"
 #include "memory.hpp"
+#include "second_run.hpp"
 #include "threads.hpp"
 #include "work.hpp"
 
@@ -20,17 +21,6 @@ Partial partial_at(unsigned char* memory, const Run& run, std::ptrdiff_t rows) {
   return {memory, max, max + rows * run.element()};
 }
 
-// Results into a contiguous partial: row r of the item is its row r. The kernel counts rows from
-// the first one of the head, so the matrix starts that much earlier.
-void aim_at(Work& work, const Partial& partial, DType dtype) {
-  const std::ptrdiff_t dims = work.value_dim;
-  char* first = static_cast<char*>(partial.output) - work.first_row * dims * element_size(dtype);
-  work.output = {first, dims, work.group * dims, 1, element_type(dtype)};
-  work.row_base = partial.row_base;
-  work.row_sum = partial.row_sum;
-  work.normalise = false;
-}
-
 template <class T>
 void start_total(const Work& work, const Partial& total) {
   T* base = static_cast<T*>(total.row_base);
@@ -41,9 +31,9 @@ void start_total(const Work& work, const Partial& total) {
   std::fill(output, output + work.num_rows * work.value_dim, T(0));
 }
 
-// S: the type of the output.
+// S: the type of the output. not_finite[row]: whether any element of a row is.
 template <class T, class S>
-void store_rows(const Work& work, const Matrix& output, const Partial& total) {
+void store_rows(const Work& work, const Matrix& output, const Partial& total, bool* not_finite) {
   for (std::ptrdiff_t r = 0; r < work.num_rows; ++r) {
     const std::ptrdiff_t row = work.first_row + r;
     const T sum = static_cast<T*>(total.row_sum)[r];
@@ -51,25 +41,29 @@ void store_rows(const Work& work, const Matrix& output, const Partial& total) {
     const T* from = static_cast<const T*>(total.output) + r * work.value_dim;
     S* to = static_cast<S*>(output.data) + row % work.group * output.head_stride +
             row / work.group * output.row_stride;
+    T probe = 0;  // 0 · x is NaN where x is NaN or inf
     for (std::ptrdiff_t d = 0; d < work.value_dim; ++d) {
-      convert(from[d] * factor, to + d * output.dim_stride);
+      const T element = from[d] * factor;
+      probe += T(0) * element;
+      convert(element, to + d * output.dim_stride);
     }
+    not_finite[r] = std::isnan(probe);
   }
 }
 
-void store_total(const Work& work, const Matrix& output, const Partial& total) {
+void store_total(const Work& work, const Matrix& output, const Partial& total, bool* not_finite) {
   switch (output.type) {
     case ElementType::kFloat64:
-      store_rows<double, double>(work, output, total);
+      store_rows<double, double>(work, output, total, not_finite);
       break;
     case ElementType::kFloat16:
-      store_rows<float, Float16>(work, output, total);
+      store_rows<float, Float16>(work, output, total, not_finite);
       break;
     case ElementType::kBFloat16:
-      store_rows<float, BFloat16>(work, output, total);
+      store_rows<float, BFloat16>(work, output, total, not_finite);
       break;
     default:
-      store_rows<float, float>(work, output, total);
+      store_rows<float, float>(work, output, total, not_finite);
   }
 }
 
@@ -91,8 +85,7 @@ void store_lse(const Run& run, const Work& work, const HeadIndex& index, const P
       to[0] = base;
       to[1] = sum;
     } else {
-      to[0] = sum == 0 ? -std::numeric_limits<T>::infinity()
-                       : base + std::log(sum / static_cast<T>(kWeightScale));
+      to[0] = sum == 0 ? -std::numeric_limits<T>::infinity() : base + std::log(sum);
     }
   }
 }
@@ -118,9 +111,12 @@ void run_block(const Run& run, int thread, const Item& item, const StopCheck& st
   work.output = matrix(index, run.call.output);
   work.row_base = total.row_base;
   work.row_sum = total.row_sum;
+  bool not_finite[kMaxItemRows] = {};
+  work.not_finite = not_finite;
   run_kernel(run, work, scratch);
   if (is_stopped(stop)) return;  // the kernel may have left before it had any results
   store_lse<T>(run, work, index, total);
+  run_again({run.call, run.plan, run.kernels, scratch}, work, total, not_finite);
 }
 
 // The results of one of the block's chunks, counted from the first one.
@@ -151,6 +147,8 @@ void merge_block(const Run& run, int thread, const Item& item, const StopCheck& 
   Work work = make_work(run.call, index, item);
   unsigned char* scratch = run.scratch + static_cast<std::size_t>(thread) * run.thread_bytes;
   const Partial total = partial_at(scratch + run.kernel_bytes, run, work.num_rows);
+  work.should_stop = stop.ask;
+  work.stop_context = stop.context;
   start_total<T>(work, total);
   for (std::ptrdiff_t chunk = 0; chunk < item.end_chunk; ++chunk) {
     set_keys(run.call, run.plan, work, chunk, chunk + 1);
@@ -158,8 +156,11 @@ void merge_block(const Run& run, int thread, const Item& item, const StopCheck& 
     run.kernels.merge(total, split_partial(run, work, item, chunk), work.num_rows, work.value_dim);
   }
   if (work.sinks) run.kernels.add_sinks(work, total, work.value_dim);
-  store_total(work, matrix(index, run.call.output), total);
+  work.output = matrix(index, run.call.output);
+  bool not_finite[kMaxItemRows] = {};
+  store_total(work, work.output, total, not_finite);
   store_lse<T>(run, work, index, total);
+  run_again({run.call, run.plan, run.kernels, scratch}, work, total, not_finite);
 }
 
 template <class T>

@@ -9,14 +9,9 @@
 
 namespace cpuattn {
 
-// Sides of a window that are not bounded, as a distance. Positions are clamped to the same
-// magnitude, so that position + distance never overflows: an eighth of the range, 2^60.
-constexpr std::ptrdiff_t kUnbounded = PTRDIFF_MAX / 8 + 1;
-
-// Weights are summed as kWeightScale · exp(score - base), so that a sum of 2^20 values as large
-// as the largest number does not overflow before it is divided by the sum of the weights (a weight
-// is at most exp(8)). A power of two: no digit changes.
-constexpr double kWeightScale = 0x1p-32;
+// Beyond every row and key: distances from a row to the keys that it sees are clamped to this
+// magnitude, which hides or shows the same keys and never overflows when a row is added.
+constexpr std::int64_t kFarthest = std::int64_t{1} << 62;
 
 enum class ElementType : unsigned char {
   kNone,
@@ -108,10 +103,10 @@ struct Work {
   Tokens key;
   Tokens value;
 
-  // Row i sees key j where i + query_offset - left <= j <= i + query_offset + right.
-  std::ptrdiff_t query_offset = 0;
-  std::ptrdiff_t left = kUnbounded;
-  std::ptrdiff_t right = kUnbounded;
+  // Row i sees key j where i + first_seen <= j <= i + last_seen, by causal and window.
+  std::int64_t first_seen = -kFarthest;
+  std::int64_t last_seen = kFarthest;
+  std::int64_t query_offset = 0;  // for ALiBi: row i stands at position i + query_offset
   ScoreArray mask;
   ScoreArray bias;
   Segments query_segments;
@@ -125,12 +120,19 @@ struct Work {
   std::ptrdiff_t sinks_stride = 0;
 
   // Results: row r of the output (divided by the sum if normalise), its base (a number not far
-  // below its largest score, -inf if it saw no key) and kWeightScale · the sum of
-  // exp(score - base), both of the kernel's type.
+  // below its largest score, -inf if it saw no key) and the sum of exp(score - base), both of the
+  // kernel's type.
   Matrix output;
   bool normalise = true;
   void* row_base = nullptr;  // [num_rows]
   void* row_sum = nullptr;
+  // Where normalise is set, or null: rows with an element that is not finite are set to true.
+  bool* not_finite = nullptr;
+
+  // A second run (see second_run.hpp), else null: the bases that rows start from, and powers of two
+  // that weights are multiplied with before values are; row_sum stays without them.
+  const void* start_base = nullptr;
+  const void* weight_factor = nullptr;
 
   // attention_weights only: `output` is (row, key), and row_base and row_sum are read, to turn
   // scores into weights.
@@ -197,7 +199,7 @@ struct Kernels {
 };
 
 // Kernels for query, key and value of bfloat16, multiplied as they are. The forward kernel rounds
-// the weights to bfloat16 too. They take no more scratch than those of float32.
+// the weights to bfloat16 too. They take no more scratch than those of float32, and no second runs.
 struct BFloat16Kernels {
   void (*forward)(const Work&, void* scratch);
   void (*decode)(const Work&, void* scratch);
@@ -205,6 +207,7 @@ struct BFloat16Kernels {
 };
 
 // The decode kernel for int8 keys and values, multiplied as they are with numbers of three digits.
+// It takes no second runs.
 struct Int8Kernels {
   std::ptrdiff_t least_rows;     // of an item; fewer are bound by reading
   std::ptrdiff_t most_head_dim;  // over which integers of 32 bits hold the sums

@@ -114,13 +114,12 @@ Operand place_per_head(const char* name, const View& view, const Shapes& shapes,
   return broadcast(name, view, shapes, 1, &shapes.query_heads, false);
 }
 
-std::ptrdiff_t checked_side(const char* name, std::optional<std::int64_t> side) {
-  if (!side) return kUnbounded;
-  if (*side < 0) {
+std::optional<std::int64_t> checked_side(const char* name, std::optional<std::int64_t> side) {
+  if (side && *side < 0) {
     fail(std::string("window has ") + name + " = " + std::to_string(*side) +
          "; it must be a non-negative integer or None");
   }
-  return std::min<std::ptrdiff_t>(*side, kUnbounded);
+  return side;
 }
 
 void check_length(std::int64_t length, std::ptrdiff_t keys) {

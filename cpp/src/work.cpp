@@ -24,6 +24,13 @@ std::int64_t integer(const HeadIndex& index, const Operand& operand, std::int64_
   return operand ? *reinterpret_cast<const std::int64_t*>(index.batch(operand)) : otherwise;
 }
 
+// offset + side, clamped.
+std::int64_t distance(std::int64_t offset, std::int64_t side) {
+  std::int64_t sum;
+  if (__builtin_add_overflow(offset, side, &sum)) return side < 0 ? -kFarthest : kFarthest;
+  return std::clamp(sum, -kFarthest, kFarthest);
+}
+
 // Keys or values, and where they lie in pages.
 Tokens tokens(const HeadIndex& index, const Operand& operand, const Operand& scale,
               const Pages& pages, const PageStrides& page_strides) {
@@ -98,11 +105,9 @@ Work make_work(const Call& call, const HeadIndex& index, const Item& item) {
     work.value = tokens(index, call.value, call.value_scale, call.pages, call.pages.value);
   }
   work.key_length = integer(index, call.key_lengths, index.num_keys());
-  const std::int64_t offset =
-      integer(index, call.query_offset, work.key_length - index.num_queries());
-  work.query_offset = std::clamp<std::int64_t>(offset, -kUnbounded, kUnbounded);
-  work.left = call.left;
-  work.right = call.right;
+  work.query_offset = integer(index, call.query_offset, work.key_length - index.num_queries());
+  if (call.left) work.first_seen = distance(work.query_offset, -*call.left);
+  if (call.right) work.last_seen = distance(work.query_offset, *call.right);
   work.mask = score_array(index, call.mask);
   work.bias = score_array(index, call.bias);
   work.query_segments = segments(index, call.query_segments);
@@ -127,10 +132,20 @@ void set_keys(const Call& call, const Plan& plan, Work& work, std::ptrdiff_t fir
   work.key_end = std::min(end_chunk * plan.key_chunk, call.shapes.key_length);
 }
 
+// The kernel counts rows from the first one of the head, so the matrix starts that much earlier.
+void aim_at(Work& work, const Partial& partial, DType dtype) {
+  const std::ptrdiff_t dims = work.value_dim;
+  char* first = static_cast<char*>(partial.output) - work.first_row * dims * element_size(dtype);
+  work.output = {first, dims, work.group * dims, 1, element_type(dtype)};
+  work.row_base = partial.row_base;
+  work.row_sum = partial.row_sum;
+  work.normalise = false;
+}
+
 bool sees_keys(const Work& work) {
-  const std::ptrdiff_t first = work.first_row / work.group + work.query_offset;
-  const std::ptrdiff_t last = (work.first_row + work.num_rows - 1) / work.group + work.query_offset;
-  return last + work.right >= work.key_begin && first - work.left < work.key_end &&
+  const std::ptrdiff_t first = work.first_row / work.group;
+  const std::ptrdiff_t last = (work.first_row + work.num_rows - 1) / work.group;
+  return last + work.last_seen >= work.key_begin && first + work.first_seen < work.key_end &&
          work.key_length > work.key_begin;
 }
 

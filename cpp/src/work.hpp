@@ -44,6 +44,9 @@ Work make_work(const Call& call, const HeadIndex& index, const Item& item);
 void set_keys(const Call& call, const Plan& plan, Work& work, std::ptrdiff_t first_chunk,
               std::ptrdiff_t end_chunk);
 
+// Results into a contiguous partial, not divided by the sums: row r of the item is its row r.
+void aim_at(Work& work, const Partial& partial, DType dtype);
+
 // Whether any row of the item may see keys of its range, by causal, window and lengths.
 bool sees_keys(const Work& work);
 

@@ -25,7 +25,7 @@ def merge_attention(
     ----------
     outputs : sequence of (..., L, Dv) arrays, or one stacked (P, ..., L, Dv) array
         What `attention` returned for each part; float32, float16, bfloat16 or float64, all alike.
-        Narrow ones are merged in float32. They were rounded once already, and are so again: pass
+        They are merged in float64. Narrow ones were rounded once already, and are so again: pass
         `attention` an ``out=`` of float32 for each part to have the digits of a single call.
     lses : sequence of (..., L) arrays, or one stacked (P, ..., L) array
         What `attention(..., return_lse=True)` returned beside it: natural logarithms, float64 if
@@ -78,10 +78,11 @@ def merge_attention(
             total += share
         lse = largest + np.log(total)
         shares /= total
-        out = np.zeros(parts[0].shape, sums[0].dtype)
+        # In float64 also for narrower parts: their shares may be below the smallest float32.
+        out = np.zeros(parts[0].shape)
         for part, share, skip in zip(parts, shares, empty, strict=True):
-            weight = share[..., None].astype(out.dtype)
-            out += np.where(skip[..., None], 0, weight * part.astype(out.dtype, copy=False))
+            product = share[..., None] * part.astype(np.float64, copy=False)
+            out += np.where(skip[..., None], 0, product)
     return out.astype(parts[0].dtype, copy=False), lse.astype(sums[0].dtype)
 
 

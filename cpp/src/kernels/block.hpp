@@ -9,6 +9,7 @@
 #include "../kernel.hpp"
 #include "elements.hpp"
 #include "pairs.hpp"
+#include "query_scale.hpp"
 #include "rows.hpp"
 #include "tile.hpp"
 #include "tokens.hpp"
@@ -23,21 +24,42 @@ constexpr int kTileCols = kVecs < V::kTileVecs ? kVecs : V::kTileVecs;
 // and the outputs (16 KB each at D = 64) are near the size of an L1 cache.
 constexpr int kKeyBlock = 96;
 
-// Queries carry the scale, and 1 / softcap where there is one, so that scores need neither.
-template <class T>
-T query_factor(const Work& work) {
-  return static_cast<T>(work.softcap != 0 ? work.scale / work.softcap : work.scale);
+// The rows from first_row on whose `squares` are not in the middle of the range.
+template <class V, int kVecs>
+[[gnu::noinline]] void rescale_queries(
+    const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows, int first_row,
+    typename V::Vec squares, bool all, Operand<V>* queries,
+    ScoreFactors<typename V::Element, kVecs * V::kLanes>& factors) {
+  using T = typename V::Element;
+  constexpr int kRows = kVecs * V::kLanes;
+  T lane[V::kLanes];
+  V::store(lane, squares);
+  for (int r = first_row; r < first_row + V::kLanes; ++r) {
+    if (!all && is_middle(lane[r - first_row])) continue;
+    const int exponent = rescale_query<V>(work, rows.query[r], [&](std::ptrdiff_t d, T x) {
+      if constexpr (V::kPack == 1) {
+        queries[d * kRows + r] = x;
+      } else {
+        BFloat16Pair& pair = queries[d / 2 * kRows + r];
+        convert(x, d % 2 == 0 ? &pair.first : &pair.second);
+      }
+    });
+    factors.set(r, exponent);
+  }
 }
 
-// queries[d][row] = factor * query[row][d], row after row, as they lie in memory.
+// queries[d][row] = scale * query[row][d], row after row, as they lie in memory.
 template <class V, int kVecs>
 void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
-                  typename V::Element factor, typename V::Element* queries) {
+                  typename V::Element* queries,
+                  ScoreFactors<typename V::Element, kVecs * V::kLanes>& factors) {
   constexpr int kRows = kVecs * V::kLanes;
   const std::ptrdiff_t stride = work.query.dim_stride;
   const std::ptrdiff_t bytes = stride * element_bytes(work.query.type);
-  const auto scale = V::set1(factor);
+  const QueryScale<V> query_scale(work);
+  const auto scale = V::set1(query_scale.query);
   for (int n = 0; n < kRows; n += V::kLanes) {
+    Squares<V> squares;
     // The rows after these are asked for while these are turned.
     const int next = n + V::kLanes < kRows ? n + V::kLanes : n;
     for (std::ptrdiff_t d = 0; d < work.head_dim; d += V::kLanes) {
@@ -64,8 +86,43 @@ void load_queries(const Work& work, const RowBlock<typename V::Element, kVecs * 
       V::transpose(square);
 #pragma GCC unroll 16
       for (int i = 0; i < V::kLanes; ++i) {
-        if (i < count) V::store(queries + (d + i) * kRows + n, V::mul(square[i], scale));
+        if (i >= count) break;
+        const auto scaled = V::mul(square[i], scale);
+        squares.add(scaled, i);
+        V::store(queries + (d + i) * kRows + n, scaled);
       }
+    }
+    if (!query_scale.fits || !are_middle<V, true>(squares.get())) {
+      rescale_queries<V, kVecs>(work, rows, n, squares.get(), !query_scale.fits, queries, factors);
+    }
+  }
+}
+
+// queries[pair of dims][row]. They carry a power of two only: other factors would be rounded.
+template <class V, int kVecs>
+void load_query_pairs(const Work& work,
+                      const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
+                      BFloat16Pair* queries,
+                      ScoreFactors<typename V::Element, kVecs * V::kLanes>& factors) {
+  constexpr int kRows = kVecs * V::kLanes;
+  const std::ptrdiff_t pairs = operands<V>(work.head_dim);
+  const QueryScale<V> query_scale(work);
+  const auto scale = V::set1(query_scale.query);
+  for (int n = 0; n < kRows; n += V::kLanes) {
+    Squares<V> squares;
+    for (std::ptrdiff_t d = 0; d < pairs; d += V::kLanes) {
+      typename V::Vec square[V::kLanes];
+      for (int r = 0; r < V::kLanes; ++r) {
+        square[r] = V::as_vec(load_query_pairs<V>(work, rows.query[n + r], 2 * d));
+      }
+      V::transpose(square);
+      for (std::ptrdiff_t i = 0; i < V::kLanes && d + i < pairs; ++i) {
+        V::store(queries + (d + i) * kRows + n,
+                 scale_pairs<V>(V::as_pairs(square[i]), scale, squares));
+      }
+    }
+    if (!query_scale.fits || !are_middle<V, true>(squares.get())) {
+      rescale_queries<V, kVecs>(work, rows, n, squares.get(), !query_scale.fits, queries, factors);
     }
   }
 }
@@ -200,7 +257,7 @@ void score_block(const Work& work, std::ptrdiff_t begin, std::ptrdiff_t count,
       return key_rows<V>(work.key, begin, begin + count, d, dims, copy);
     });
     const bool last = d + dims == work.head_dim;
-    const T factor = last ? query_factor<T>(work) : T(1);
+    const T factor = V::kPack > 1 && last ? QueryScale<V>(work).score : T(1);
     for_each_tile<kTileRows<V, kTileCols<V, kVecs>>>(0, count, [&](auto size, std::ptrdiff_t j) {
       constexpr int kKeys = decltype(size)::value;
       const auto tile =

@@ -180,7 +180,7 @@ template <class V, class To, class S>
 bool convert_each(const S* source, const Conversion& rows) {
   bool overflows = false;
   for (std::ptrdiff_t r = 0; r < rows.num_rows; ++r) {
-    const S* row = source + r * rows.source_row_stride;
+    const S* row = rows.size > 0 ? source + r * rows.source_row_stride : source;
     To* to = static_cast<To*>(rows.target) + r * rows.target_row_stride;
     if constexpr (std::is_same_v<To, std::int8_t>) {
       quantize_row<V>(row, rows, to, rows.scale + r * rows.scale_stride);

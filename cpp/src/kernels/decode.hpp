@@ -53,22 +53,37 @@ struct DecodeScratch {
 
 template <class V, int kRows>
 void load_decode_queries(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
-                         Operand<V>* queries) {
+                         Operand<V>* queries, ScoreFactors<typename V::Element, kRows>& factors) {
   using T = typename V::Element;
   const std::ptrdiff_t padded = DecodeShape<V, kRows>::padded(operands<V>(work.head_dim));
-  const auto factor = V::set1(query_factor<T>(work));
+  const QueryScale<V> scale(work);
+  const auto factor = V::set1(scale.query);
   for (int r = 0; r < kRows; ++r) {
+    Squares<V> squares;
     for (std::ptrdiff_t d = 0; d < padded; d += V::kLanes) {
       if constexpr (V::kPack == 2) {
-        V::store(queries + d * kRows + r * V::kLanes,
-                 load_query_pairs<V>(work, rows.query[r], 2 * d));
+        const auto pairs = load_query_pairs<V>(work, rows.query[r], 2 * d);
+        V::store(queries + d * kRows + r * V::kLanes, scale_pairs<V>(pairs, factor, squares));
       } else {
         const std::ptrdiff_t rest = work.head_dim - d;
         const auto query = load_row<V>(rows.query[r], work.query.type, work.query.dim_stride, d,
                                        rest < V::kLanes ? rest : V::kLanes);
-        V::store(queries + d * kRows + r * V::kLanes, V::mul(query, factor));
+        const auto scaled = V::mul(query, factor);
+        squares.add(scaled);
+        V::store(queries + d * kRows + r * V::kLanes, scaled);
       }
     }
+    if (scale.fits && are_middle<V, false>(squares.get())) continue;
+    factors.set(r, rescale_query<V>(work, rows.query[r], [&](std::ptrdiff_t d, T x) {
+                  const std::ptrdiff_t at = d / V::kPack;
+                  auto* to =
+                      queries + at / V::kLanes * V::kLanes * kRows + r * V::kLanes + at % V::kLanes;
+                  if constexpr (V::kPack == 1) {
+                    *to = x;
+                  } else {
+                    convert(x, d % 2 == 0 ? &to->first : &to->second);
+                  }
+                }));
   }
 }
 
@@ -82,11 +97,15 @@ void store_decode(const Work& work, const Partial& total, std::ptrdiff_t padded)
     const T factor = work.normalise && row_sum != 0 ? T(1) / row_sum : T(1);
     const T* from = static_cast<const T*>(total.output) + r * padded;
     void* to = row_pointer(work, work.output, r);
+    auto probe = V::zero();  // 0 · x is NaN where x is NaN or inf
     for (std::ptrdiff_t d = 0; d < work.value_dim; d += V::kLanes) {
       const std::ptrdiff_t rest = work.value_dim - d;
-      store_row<V>(to, work.output.type, work.output.dim_stride, d,
-                   V::mul(V::load(from + d), V::set1(factor)), rest < V::kLanes ? rest : V::kLanes);
+      const auto output = V::mul(V::load(from + d), V::set1(factor));
+      probe = V::fma(V::zero(), output, probe);
+      store_row<V>(to, work.output.type, work.output.dim_stride, d, output,
+                   rest < V::kLanes ? rest : V::kLanes);
     }
+    if (work.not_finite) work.not_finite[r] = V::any(V::is_nan(probe));
   }
 }
 
@@ -117,23 +136,27 @@ void clear(const Partial& sums, std::ptrdiff_t padded) {
 // The largest scores, the sums of weights and the weighted values of the keys of a block that some
 // row may see, before which `offset` others lie.
 template <class V, class S, int kRows>
-void sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& rows, KeySpan span,
+void sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
+               const ScoreFactors<typename V::Element, kRows>& factors, KeySpan span,
                std::ptrdiff_t offset, const DecodeScratch<V, kRows>& scratch, const Partial& sums) {
   using T = typename V::Element;
   BlockRows<V, S, kRows> found;
   T* const scores = scratch.scores + offset * kRows;
   T* const max = static_cast<T*>(sums.row_base);
+  const T pair_factor = V::kPack > 1 ? QueryScale<V>(work).score : T(1);
   find_rows(work.key, span.begin, span.end, work.head_dim, found);
   expect_rows(work.value, span.begin, span.end, found);
   for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.key, first, piece.size(), work.head_dim, scratch.copy, found);
     score_piece<V, S, kRows>(found, first, piece.size(), work.head_dim, scratch.queries,
-                             query_factor<T>(work), scores + first * kRows);
+                             pair_factor, scores + first * kRows);
   });
   const std::ptrdiff_t filled =
-      finish_scores<V, kRows>(work, rows, 0, span, offset, scratch.scores);
+      finish_scores<V, kRows>(work, rows, factors, 0, span, offset, scratch.scores);
   find_largest<V, kRows>(scratch.scores, filled, max);
+  if (work.start_base) raise_to_start<kRows>(work, max);
   weigh_scores<V, kRows>(scratch.scores, filled, max, static_cast<T*>(sums.row_sum));
+  if (work.weight_factor) shrink_weights<kRows>(work, filled, scratch.scores);
   const bool check = span.cover != Cover::kAll || work.bias.type != ElementType::kNone;
   find_rows(work.value, span.begin, span.end, work.value_dim, found);
   expect_rows(work.key, span.end, rows.hi_max, found);
@@ -141,8 +164,9 @@ void sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& row
   for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, found);
     T* const weights = scores + first * kRows;
-    if (sizeof(S) == 1) scale_keys(found, first, piece.size(), weights);
-    const DecodeValues<V, S, kRows> block{work, rows, piece, found, first, weights, ahead, check};
+    if (sizeof(S) == 1) scale_keys(found, first, piece.size(), T(scale_unit(work)), weights);
+    const DecodeValues<V, S, kRows> block{
+        work, rows, piece, found, first, weights, ahead, check, T(1) / T(scale_unit(work))};
     accumulate_decode(block, scratch.sums, static_cast<T*>(sums.output));
   });
 }
@@ -182,10 +206,12 @@ void decode_rows(const Work& work, void* memory) {
   const DecodeScratch<V, kRows> scratch(cut, work.head_dim, work.value_dim);
   RowBlock<T, kRows> rows;
   describe_rows(work, rows);
-  load_decode_queries<V, kRows>(work, rows, scratch.queries);
+  ScoreFactors<T, kRows> factors;
+  load_decode_queries<V, kRows>(work, rows, scratch.queries, factors);
   decode_blocks<V, kRows>(work, rows, scratch.outputs, scratch.block_outputs,
                           [&](KeySpan span, std::ptrdiff_t offset, const Partial& sums) {
-                            sum_block<V, S, kRows>(work, rows, span, offset, scratch, sums);
+                            sum_block<V, S, kRows>(work, rows, factors, span, offset, scratch,
+                                                   sums);
                           });
 }
 

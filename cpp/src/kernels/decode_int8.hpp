@@ -46,9 +46,10 @@ struct Int8Scratch {
 
 template <class V, int kRows>
 void load_query_digits(const Work& work, const void* query, int row, float* numbers,
-                       QueryDigits<kRows>& queries) {
+                       QueryDigits<kRows>& queries, ScoreFactors<float, kRows>& factors) {
   const std::ptrdiff_t count = query_numbers<V>(work.head_dim);
-  const auto factor = V::set1(query_factor<float>(work));
+  const QueryScale<V> scale(work);
+  const auto factor = V::set1(scale.query);
   Extent<V> extent;
   for (std::ptrdiff_t d = 0; d < count; d += V::kLanes) {
     const std::ptrdiff_t rest = work.head_dim - d;
@@ -56,6 +57,12 @@ void load_query_digits(const Work& work, const void* query, int row, float* numb
                                                    rest < V::kLanes ? rest : V::kLanes));
     V::store(numbers + d, scaled);
     extent.add(scaled);
+  }
+  if (!scale.fits || !is_middle(extent.magnitude() * extent.magnitude())) {
+    factors.set(row,
+                rescale_query<V>(work, query, [&](std::ptrdiff_t d, float x) { numbers[d] = x; }));
+    extent = Extent<V>();
+    for (std::ptrdiff_t d = 0; d < count; d += V::kLanes) extent.add(V::load(numbers + d));
   }
   const auto all_128 = V::set1_integer(static_cast<std::int32_t>(0x80808080));
   auto sums = V::set1_integer(0);
@@ -94,6 +101,7 @@ void add_int8_span(const Work& work, KeySpan span, const float* weights,
   for (int r = 0; r < kRows; ++r, weights += Int8Scratch<V, kRows>::kScores) {
     make_digits<V>(weights, span.size(), scale[r], r, digits,
                    [](typename V::Vec x) { return V::unsigned_digits(V::max(x, V::zero())); });
+    digits.scale[r].exponent -= kScaleUnitExponent;
   }
   for (std::ptrdiff_t i = 0; i < count_sums<kRows>(work.value_dim); i += V::kLanes) {
     V::store(scratch.sums + i, V::set1_integer(0));
@@ -108,9 +116,10 @@ void add_int8_span(const Work& work, KeySpan span, const float* weights,
 
 // As sum_block of decode.hpp.
 template <class V, int kRows>
-void sum_int8_block(const Work& work, const RowBlock<float, kRows>& rows, KeySpan span,
-                    std::ptrdiff_t offset, const QueryDigits<kRows>& queries,
-                    const Int8Scratch<V, kRows>& scratch, const Partial& sums) {
+void sum_int8_block(const Work& work, const RowBlock<float, kRows>& rows,
+                    const ScoreFactors<float, kRows>& factors, KeySpan span, std::ptrdiff_t offset,
+                    const QueryDigits<kRows>& queries, const Int8Scratch<V, kRows>& scratch,
+                    const Partial& sums) {
   constexpr std::ptrdiff_t kStride = Int8Scratch<V, kRows>::kScores;
   float* const weights = scratch.scores + offset;
   auto* const outputs = static_cast<float*>(sums.output);
@@ -126,7 +135,7 @@ void sum_int8_block(const Work& work, const RowBlock<float, kRows>& rows, KeySpa
   for (int r = 0; r < kRows; ++r) {
     float* const scores = scratch.scores + r * kStride;
     auto* const max = static_cast<float*>(sums.row_base) + r;
-    const std::ptrdiff_t filled = finish_scores<V, 1>(work, rows, r, span, offset, scores);
+    const std::ptrdiff_t filled = finish_scores<V, 1>(work, rows, factors, r, span, offset, scores);
     find_largest<V, 1>(scores, filled, max);
     weigh_scores<V, 1>(scores, filled, max, static_cast<float*>(sums.row_sum) + r);
     const auto extent = scale_weights<V>(work, rows, span, found.scale, r, weights + r * kStride);
@@ -151,12 +160,14 @@ void decode_int8(const Work& work, void* memory) {
   describe_rows(work, rows);
   QueryDigits<kRows> queries;
   queries.four = scratch.queries;
+  ScoreFactors<float, kRows> factors;
   for (int r = 0; r < kRows; ++r) {
-    load_query_digits<V>(work, rows.query[r], r, scratch.query, queries);
+    load_query_digits<V>(work, rows.query[r], r, scratch.query, queries, factors);
   }
   decode_blocks<V, kRows>(work, rows, scratch.outputs, scratch.block_outputs,
                           [&](KeySpan span, std::ptrdiff_t offset, const Partial& sums) {
-                            sum_int8_block<V>(work, rows, span, offset, queries, scratch, sums);
+                            sum_int8_block<V>(work, rows, factors, span, offset, queries, scratch,
+                                              sums);
                           });
 }
 

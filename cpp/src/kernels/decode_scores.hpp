@@ -129,14 +129,21 @@ template <class V, class S, int kRows>
   for (std::ptrdiff_t d = 0; d < dims; d += kLine) V::prefetch(rows.row[row] + d);
 }
 
-// numbers[key][row] *= the key's scale, for the keys [first, first + size) of the block
+// numbers[key][row] *= unit · the key's scale, for the keys [first, first + size) of the block
 template <class V, class S, int kRows, class T>
 void scale_keys(const BlockRows<V, S, kRows>& rows, std::ptrdiff_t first, std::ptrdiff_t size,
-                T* numbers) {
+                T unit, T* numbers) {
   for (std::ptrdiff_t j = 0; j < size; ++j) {
-    for (int r = 0; r < kRows; ++r) numbers[j * kRows + r] *= rows.scale[first + j];
+    const T scale = unit * rows.scale[first + j];
+    for (int r = 0; r < kRows; ++r) numbers[j * kRows + r] *= scale;
   }
 }
+
+// A weight times the scale of an int8 value has this factor too: it keeps the digits that the
+// product with an integer of up to 127 would have. Sums over a block are divided by it. A second
+// run is about large values and has none.
+constexpr int kScaleUnitExponent = 7;
+inline float scale_unit(const Work& work) { return work.weight_factor ? 1.0f : 0x1p7f; }
 
 template <class V, int kRows>
 struct DecodeShape {
@@ -219,7 +226,7 @@ template <class V, class S, int kRows>
     score_keys<V, S, kRows>(keys, first + j, first + size - 1, head_dim, queries, factor, ahead,
                             scores + j * kRows);
   }
-  if (sizeof(S) == 1) scale_keys(keys, first, size, scores);
+  if (sizeof(S) == 1) scale_keys(keys, first, size, typename V::Element(1), scores);
 }
 
 }  // namespace

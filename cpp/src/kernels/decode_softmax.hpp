@@ -7,6 +7,7 @@
 
 #include "decode_scores.hpp"
 #include "mask.hpp"
+#include "query_scale.hpp"
 #include "rows.hpp"
 #include "softmax.hpp"
 
@@ -18,12 +19,18 @@ namespace {
 // of kTile.
 template <class V, int kRows, int kBlockRows>
 std::ptrdiff_t finish_scores(const Work& work,
-                             const RowBlock<typename V::Element, kBlockRows>& rows, int first_row,
-                             KeySpan span, std::ptrdiff_t offset, typename V::Element* scores) {
+                             const RowBlock<typename V::Element, kBlockRows>& rows,
+                             const ScoreFactors<typename V::Element, kBlockRows>& factors,
+                             int first_row, KeySpan span, std::ptrdiff_t offset,
+                             typename V::Element* scores) {
   using T = typename V::Element;
   constexpr int kTile = DecodeShape<V, kRows>::kTile;
   const std::ptrdiff_t begin = offset * kRows, end = begin + span.size() * kRows;
   const std::ptrdiff_t filled = (end + kTile - 1) / kTile * kTile;
+  for (std::ptrdiff_t i = begin; factors.any && i < end; ++i) {
+    const int row = first_row + static_cast<int>(i % kRows);
+    scores[i] = scores[i] * factors.first[row] * factors.second[row];
+  }
   if (work.softcap != 0) {  // in whole vectors, whatever lies around the span
     for (std::ptrdiff_t i = 0; i < begin; ++i) scores[i] = 0;
     for (std::ptrdiff_t i = end; i < filled; ++i) scores[i] = 0;
@@ -91,7 +98,7 @@ void weigh_scores(typename V::Element* scores, std::ptrdiff_t filled,
 #pragma GCC unroll 16
         for (int c = 0; c < kClassTiles; ++c, i += kTile) {
           if (i >= end) break;
-          const auto weight = exp<V>(V::sub(V::load(scores + i), base), T(kWeightScale));
+          const auto weight = exp<V>(V::sub(V::load(scores + i), base));
           piece[c] = V::add(piece[c], weight);
           V::store(scores + i, weight);
         }
@@ -105,6 +112,24 @@ void weigh_scores(typename V::Element* scores, std::ptrdiff_t filled,
   for (int r = 0; r < kRows; ++r) {
     sum[r] = 0;
     for (int k = r; k < V::kLanes * kRows; k += kRows) sum[r] += class_sum[k];
+  }
+}
+
+// A second run: rows start from a known base, and values are multiplied with smaller weights.
+template <int kRows, class T>
+void raise_to_start(const Work& work, T* max) {
+  for (int r = 0; r < kRows; ++r) {
+    const T base =
+        static_cast<const T*>(work.start_base)[r < work.num_rows ? r : work.num_rows - 1];
+    max[r] = max[r] > base ? max[r] : base;
+  }
+}
+template <int kRows, class T>
+void shrink_weights(const Work& work, std::ptrdiff_t filled, T* weights) {
+  for (std::ptrdiff_t i = 0; i < filled; ++i) {
+    const std::ptrdiff_t row = i % kRows;
+    weights[i] *=
+        static_cast<const T*>(work.weight_factor)[row < work.num_rows ? row : work.num_rows - 1];
   }
 }
 

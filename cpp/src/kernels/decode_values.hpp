@@ -25,7 +25,15 @@ struct DecodeValues {
   const T* weights;      // [key of the span][row]
   std::ptrdiff_t ahead;  // rows that are asked for so much earlier
   bool check;            // some rows may not see some of the keys
+  T factor;              // of sums; 1 but for int8
 };
+
+template <class V, class S, int kRows>
+[[gnu::always_inline]] inline typename V::Vec add_sum(const DecodeValues<V, S, kRows>& block,
+                                                      typename V::Vec output, typename V::Vec sum) {
+  if constexpr (sizeof(S) > 1) return V::add(output, sum);
+  return V::fma(sum, V::set1(block.factor), output);
+}
 
 // As accumulate_visible of values.hpp: hidden keys are left out instead of weighted with 0.
 template <class V, class S, int kRows>
@@ -42,7 +50,7 @@ template <class V, class S, int kRows>
       sum = V::fma(V::set1(block.weights[j * kRows + r]), value, sum);
     }
     T* output = outputs + r * DecodeShape<V, kRows>::padded(block.work.value_dim) + dim;
-    V::store(output, V::add(V::load(output), sum));
+    V::store(output, add_sum(block, V::load(output), sum));
   }
 }
 
@@ -116,7 +124,8 @@ void fold_values(const DecodeValues<V, S, kRows>& block, const typename V::Eleme
     }
     for (int r = 0; r < kRows; ++r) {
       auto* output = outputs + r * row_stride + d;
-      V::store(output, V::add(V::load(output), V::load(sums + d * kRows + r * V::kLanes)));
+      const auto sum = V::load(sums + d * kRows + r * V::kLanes);
+      V::store(output, add_sum(block, V::load(output), sum));
     }
   }
 }

@@ -21,12 +21,13 @@ struct DigitScale {
   float exponent, to, from;
 };
 
-// For a row's largest number. If that is not finite, all of the row becomes NaN.
+// For a row's largest number. If that is not finite, all of the row becomes NaN; if it is 0, all
+// digits are 0, as what is left are numbers of the other sign.
 inline DigitScale digit_scale(float largest, float most) {
   int exponent;
   const float fraction = frexpf(largest, &exponent);
   if (!isfinite(largest)) return {0, 0, NAN};
-  if (fraction == 0) return {0, 1, 1};
+  if (fraction == 0) return {0, 0, 1};
   return {static_cast<float>(exponent), most / fraction, fraction / most};
 }
 

@@ -28,7 +28,7 @@ using Operand = typename OperandOf<typename V::Element, V::kPack>::Type;
 // How many operands hold so many numbers.
 template <class V>
 constexpr std::ptrdiff_t operands(std::ptrdiff_t numbers) {
-  return (numbers + V::kPack - 1) / V::kPack;
+  return numbers / V::kPack + (numbers % V::kPack != 0);
 }
 
 // f(data) with the pointer's type. Kernels of doubles are given nothing else.

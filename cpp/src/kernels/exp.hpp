@@ -15,7 +15,7 @@ struct ExpCoefficients;
 
 template <>
 struct ExpCoefficients<float> {
-  // exp(x) is 0 in float below this; also keeps 2^n in the range of mul_pow2.
+  // exp(x) is rounded to 0 in float below this; also keeps 2^n in the range of mul_pow2.
   static constexpr float kLowest = -104.0f;
   static constexpr float kLog2e = 0x1.715476p0f;
   // ln 2 in two parts; the first has 16 bits, so that its product with n is exact.
@@ -74,43 +74,70 @@ inline typename V::Vec polynomial(const typename V::Element (&coefficient)[kSize
   return sum;
 }
 
-// exp(x) for x <= 88 (float) or 709 (double): 2^n * exp(r) with n integral and |r| <= ln 2 / 2.
+// exp(x) for x <= 71 (float) or 672 (double): 2^n * exp(r) with n integral and |r| <= ln 2 / 2.
 // r = x - n ln 2 in two steps, so that it is exact but for its last bit however large x is.
-// exp(-inf) = 0, NaN stays NaN. `factor`, a power of two, multiplies the result.
+// exp(-inf) = 0, NaN stays NaN, and subnormal results have the digits that they can have.
 template <class V>
-inline typename V::Vec exp(typename V::Vec x, typename V::Element factor = 1) {
+inline typename V::Vec exp(typename V::Vec x) {
   using C = ExpCoefficients<typename V::Element>;
   x = V::max(V::set1(C::kLowest), x);
   const auto n = V::round(V::mul(x, V::set1(C::kLog2e)));
   auto r = V::fma(n, V::set1(-C::kLn2High), x);
   r = V::fma(n, V::set1(-C::kLn2Low), r);
-  return V::mul_pow2(polynomial<V>(C::kExp, r, factor), n);
+  return V::mul_pow2(polynomial<V>(C::kExp, r, V::kPow2Unit), n);
 }
 
-// factor · exp(x) as a softmax needs it, x <= 88 (float) or 709 (double) and `factor` a power of
+// factor · exp(x) as a softmax needs it, x <= 71 (float) or 672 (double) and `factor` a power of
 // two: 2^(x log2 e), in 6 multiplications instead of 9. Rounding the exponent costs up to
 // 0.7 |x| ULP, most of it where the weight itself is nothing: -x · exp(x) never exceeds 0.37.
 // exp(0) is exact, so that a single visible key has exactly its value as output.
 template <class V>
-inline typename V::Vec exp_weight(typename V::Vec x, typename V::Element factor) {
+inline typename V::Vec exp_weight(typename V::Vec x, typename V::Element factor = 1) {
   using C = ExpCoefficients<typename V::Element>;
   typename V::Vec r;
   const auto n = V::split(V::mul(x, V::set1(C::kLog2e)), &r);
-  return V::mul_pow2(polynomial<V>(C::kExp2, r, factor), n);
+  return V::mul_pow2(polynomial<V>(C::kExp2, r, V::kPow2Unit * factor), n);
 }
 
-// tanh(y): an odd polynomial near 0, where 1 - 2 / (exp(2y) + 1) would cancel.
+// A cap as the type T can hold it, however large or small: the nearest that is in range to
+// 1 / cap, and cap = part · times. A cap beyond T moves only scores near the end of the range, and
+// half of it, which is what can be reached, is in range.
+template <class T>
+struct Cap {
+  T inverse, part, times;
+
+  explicit Cap(double cap) : times(cap > 1 ? 2 : 1) {
+    constexpr double kMost = sizeof(T) == 4 ? double(__FLT_MAX__) : __DBL_MAX__;
+    constexpr double kLeast = sizeof(T) == 4 ? double(__FLT_DENORM_MIN__) : __DBL_DENORM_MIN__;
+    const auto in_range = [](double x) {
+      return static_cast<T>(x < kLeast ? kLeast : x > kMost ? kMost : x);
+    };
+    inverse = in_range(1 / cap);
+    part = in_range(cap / times);
+  }
+};
+
+// cap · tanh(score / cap): score · (1 + an even polynomial) near 0, where 1 - 2 / (exp(2y) + 1)
+// would cancel, and where the score keeps its digits even if y = score / cap has none.
 template <class V>
-inline typename V::Vec tanh(typename V::Vec y) {
-  using C = ExpCoefficients<typename V::Element>;
+inline typename V::Vec soft_cap(typename V::Vec score, const Cap<typename V::Element>& cap) {
+  using T = typename V::Element;
+  const auto y = V::mul(score, V::set1(cap.inverse)), part = V::set1(cap.part);
   const auto magnitude = V::max(V::sub(V::zero(), y), y);
   const auto square = V::mul(y, y);
-  const auto near = V::fma(V::mul(y, square), polynomial<V>(C::kTanh, square), y);
+  const auto bend = polynomial<V>(ExpCoefficients<T>::kTanh, square);
+  const auto near = V::fma(V::mul(score, square), bend, score);
   const auto bounded = V::min(V::set1(20), magnitude);  // tanh(20) = 1 in float and double
   const auto e = exp<V>(V::add(bounded, bounded));
-  const auto far = V::sub(V::set1(1), V::div(V::set1(2), V::add(e, V::set1(1))));
-  const auto signed_far = V::select(V::less(y, V::zero()), V::sub(V::zero(), far), far);
-  return V::select(V::less(magnitude, V::set1(typename V::Element(0.625))), near, signed_far);
+  const auto half = V::set1(T(0.5));
+  const auto far = V::sub(part, V::div(part, V::fma(e, half, half)));
+  const auto times = V::select(V::less(y, V::zero()), V::set1(-cap.times), V::set1(cap.times));
+  return V::select(V::less(magnitude, V::set1(T(0.625))), near, V::mul(far, times));
+}
+
+template <class V>
+inline typename V::Vec tanh(typename V::Vec y) {
+  return soft_cap<V>(y, Cap<typename V::Element>(1));
 }
 
 }  // namespace

@@ -18,15 +18,15 @@ namespace {
 
 constexpr std::ptrdiff_t kByteDims = 32;  // of one pass over the values: half a cache line
 
-// The weights of a row times the scales of the values; behind the last one zeros, to a whole
-// vector. Hidden keys are left out instead of weighted with 0 where a scale is not finite.
+// The weights of a row times scale_unit and the scales of the values; behind the last one zeros, to
+// a whole vector. Hidden keys are left out instead of weighted with 0 where a scale is not finite.
 template <class V, int kRows>
 Extent<V> scale_weights(const Work& work, const RowBlock<float, kRows>& rows, KeySpan span,
                         const float* scales, int row, float* weights) {
   Extent<V> extent;
   for (std::ptrdiff_t j = 0; j < span.size(); j += V::kLanes) {
     const std::ptrdiff_t rest = span.size() - j;
-    const auto scale = load_up_to<V>(scales + j, rest);
+    const auto scale = V::mul(load_up_to<V>(scales + j, rest), V::set1(scale_unit(work)));
     const auto weight = V::mul(load_up_to<V>(weights + j, rest), scale);
     V::store(weights + j, weight);
     extent.add(weight);

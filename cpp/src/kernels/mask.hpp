@@ -124,7 +124,7 @@ T masked_score(const Work& work, const RowBlock<T, kRows>& rows, int r, std::ptr
     score = bias == hidden ? hidden : score + bias;
   }
   if (work.alibi_slopes) {
-    const T distance = static_cast<T>(rows.position[r] - key);
+    const T distance = distance_from(work, rows, r, key);
     score -= rows.slope[r] * (distance < 0 ? -distance : distance);
   }
   const bool visible = rows.lo[r] <= key && key < rows.hi[r] &&
@@ -227,13 +227,13 @@ void add_array(const ScoreArray& array, const unsigned char* const* row, bool sh
 
 // Distances are exact in float below 2^24 keys and rounded beyond.
 template <class V, int kVecs>
-void add_alibi(const RowBlock<typename V::Element, kVecs * V::kLanes>& rows, KeySpan span,
-               typename V::Element* scores) {
+void add_alibi(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
+               KeySpan span, typename V::Element* scores) {
   using T = typename V::Element;
   for (int n = 0; n < kVecs; ++n) {
     T first[V::kLanes];
     for (int r = 0; r < V::kLanes; ++r) {
-      first[r] = static_cast<T>(rows.position[n * V::kLanes + r] - span.begin);
+      first[r] = distance_from(work, rows, n * V::kLanes + r, span.begin);
     }
     const auto slope = V::sub(V::zero(), V::load(rows.slope + n * V::kLanes));
     for (std::ptrdiff_t j = 0; j < span.size(); ++j) {
@@ -286,7 +286,7 @@ bool mask_block(const Work& work, const RowBlock<typename V::Element, kVecs * V:
     add_array<V, kVecs>(work.bias, rows.bias, rows.shared_bias, span, scores, last ? max : nullptr);
     if (last) return max != nullptr;
   }
-  if (work.alibi_slopes) add_alibi<V, kVecs>(rows, span, scores);
+  if (work.alibi_slopes) add_alibi<V, kVecs>(work, rows, span, scores);
   if (span.cover == Cover::kAll) return false;
   if (work.mask.type != ElementType::kNone) {
     add_array<V, kVecs>(work.mask, rows.mask, rows.shared_mask, span, scores);

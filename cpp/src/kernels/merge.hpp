@@ -39,7 +39,7 @@ void add_sinks(const Work& work, const Partial& total, std::ptrdiff_t row_stride
     T* base = static_cast<T*>(total.row_base) + r;
     T* sum = static_cast<T*>(total.row_sum) + r;
     const Merge<V> merged(V::set1(*base), V::set1(sink_of<T>(work, r)));
-    V::store_partial(sum, merged(V::set1(*sum), V::set1(T(kWeightScale))), 1);
+    V::store_partial(sum, merged(V::set1(*sum), V::set1(1)), 1);
     V::store_partial(base, merged.base, 1);
     T* output = static_cast<T*>(total.output) + r * row_stride;
     for (std::ptrdiff_t d = 0; d < row_stride; d += V::kLanes) {

@@ -9,6 +9,7 @@
 
 #include "../half.hpp"
 #include "../kernel.hpp"
+#include "query_scale.hpp"
 #include "rows.hpp"
 #include "tokens.hpp"
 
@@ -27,25 +28,14 @@ typename V::Pairs load_query_pairs(const Work& work, const unsigned char* row, s
   return load_operands<V>(static_cast<const BFloat16*>(numbers));
 }
 
-// queries[pair of dims][row], unscaled: a product with the scale would be rounded.
-template <class V, int kVecs>
-void load_query_pairs(const Work& work,
-                      const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
-                      BFloat16Pair* queries) {
-  constexpr int kRows = kVecs * V::kLanes;
-  const std::ptrdiff_t pairs = operands<V>(work.head_dim);
-  for (int n = 0; n < kRows; n += V::kLanes) {
-    for (std::ptrdiff_t d = 0; d < pairs; d += V::kLanes) {
-      typename V::Vec square[V::kLanes];
-      for (int r = 0; r < V::kLanes; ++r) {
-        square[r] = V::as_vec(load_query_pairs<V>(work, rows.query[n + r], 2 * d));
-      }
-      V::transpose(square);
-      for (std::ptrdiff_t i = 0; i < V::kLanes && d + i < pairs; ++i) {
-        V::store(queries + (d + i) * kRows + n, V::as_pairs(square[i]));
-      }
-    }
-  }
+// Pairs of a query times a power of two: exact.
+template <class V>
+typename V::Pairs scale_pairs(typename V::Pairs pairs, typename V::Vec power, Squares<V>& squares) {
+  const auto first = V::mul(V::first_of(pairs), power);
+  const auto second = V::mul(V::second_of(pairs), power);
+  squares.add(first, 0);
+  squares.add(second, 1);
+  return V::pair(first, second);
 }
 
 // `dims` dims from `dim` on of the keys [begin, end), in place where their pairs lie side by side.

@@ -67,6 +67,12 @@ struct Sums {
     }
     for (std::ptrdiff_t i = 0; i < value_dim * kRows; ++i) outputs[i] = 0;
   }
+  void start_from(const Work& work) {
+    for (int r = 0; r < kRows; ++r) {
+      state.base[r] =
+          static_cast<const T*>(work.start_base)[r < work.num_rows ? r : work.num_rows - 1];
+    }
+  }
   void rescale() {
     for (std::ptrdiff_t i = 0; i < value_dim * kRows; i += kRows) {
       for (int n = 0; n < kRows; n += V::kLanes) {
@@ -96,13 +102,23 @@ struct Sums {
     }
     for (int n = 0; n < kRows; n += V::kLanes) {
       const Merge<V> merged(V::load(state.base + n), V::load(state.block_max + n));
-      V::store(state.sum + n, merged(V::load(state.sum + n), V::set1(T(kWeightScale))));
+      V::store(state.sum + n, merged(V::load(state.sum + n), V::set1(1)));
       V::store(state.base + n, merged.base);
       V::store(state.rescale + n, merged.keep);
     }
     rescale();
   }
 };
+
+// The rows from first_row on whose lane is NaN.
+template <class V>
+[[gnu::noinline]] void mark_rows(const Work& work, int first_row, typename V::Vec probe) {
+  typename V::Element lane[V::kLanes];
+  V::store(lane, probe);
+  for (int i = 0; i < V::kLanes && first_row + i < work.num_rows; ++i) {
+    work.not_finite[first_row + i] = lane[i] != lane[i];
+  }
+}
 
 template <class V, int kVecs>
 void store_output(const Work& work, const Sums<V, kVecs>& sums) {
@@ -121,6 +137,8 @@ void store_output(const Work& work, const Sums<V, kVecs>& sums) {
     const auto empty = V::equal(sum, V::zero());
     const auto divisor = work.normalise ? V::select(empty, V::set1(1), sum) : V::set1(1);
     const auto factor = V::div(V::set1(1), divisor);
+    // 0 · x is NaN where x is NaN or inf. Four of them: short calls notice one long chain.
+    typename V::Vec probe[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
     for (std::ptrdiff_t d = 0; d < work.value_dim; d += V::kLanes) {
       const std::ptrdiff_t rest = work.value_dim - d;
       const std::ptrdiff_t count = rest < V::kLanes ? rest : V::kLanes;
@@ -130,9 +148,13 @@ void store_output(const Work& work, const Sums<V, kVecs>& sums) {
         columns[i] = i < count
                          ? V::mul(V::load(sums.outputs + (d + i) * kRows + n * V::kLanes), factor)
                          : V::zero();
+        probe[i % 4] = V::fma(V::zero(), columns[i], probe[i % 4]);
       }
       store(columns, d, count);
     }
+    if (!work.not_finite) continue;
+    const auto all = V::add(V::add(probe[0], probe[1]), V::add(probe[2], probe[3]));
+    if (V::any(V::is_nan(all))) mark_rows<V>(work, n * V::kLanes, all);
   }
 }
 
@@ -140,13 +162,15 @@ void store_output(const Work& work, const Sums<V, kVecs>& sums) {
 // largest.
 template <class V, int kVecs>
 void score_span(const Work& work, const RowBlock<typename V::Element, kVecs * V::kLanes>& rows,
-                KeySpan span, const BlockScratch<V, kVecs>& scratch, SharedRows<V>& shared,
+                const ScoreFactors<typename V::Element, kVecs * V::kLanes>& factors, KeySpan span,
+                const BlockScratch<V, kVecs>& scratch, SharedRows<V>& shared,
                 SoftmaxState<V, kVecs>& state) {
   const bool plain = work.softcap == 0 && work.bias.type == ElementType::kNone &&
-                     !work.alibi_slopes && span.cover == Cover::kAll;
+                     !work.alibi_slopes && span.cover == Cover::kAll && !factors.any;
   score_block<V, kVecs>(work, span.begin, span.size(), scratch.queries, shared, scratch.scores,
                         plain ? state.block_max : nullptr);
   if (plain) return;
+  if (factors.any) multiply_scores<V, kVecs>(factors, span.size(), scratch.scores);
   if (work.softcap != 0) apply_softcap<V, kVecs>(scratch.scores, span.size(), work.softcap);
   clear_block_max(state);
   if (mask_block<V, kVecs>(work, rows, span, scratch.scores, state.block_max)) return;
@@ -177,9 +201,9 @@ struct QueryBlock {
         work(block) {
     describe_rows(work, rows);
     if constexpr (V::kPack == 1) {
-      load_queries<V, kVecs>(work, rows, query_factor<T>(work), scratch.queries);
+      load_queries<V, kVecs>(work, rows, scratch.queries, factors);
     } else {
-      load_query_pairs<V, kVecs>(work, rows, scratch.queries);
+      load_query_pairs<V, kVecs>(work, rows, scratch.queries, factors);
     }
     prefetch_output<V>(work);
   }
@@ -189,7 +213,9 @@ struct QueryBlock {
   void start_chunk(std::ptrdiff_t begin, std::ptrdiff_t end) {
     sees = begin < rows.hi_max && (end < rows.hi_max ? end : rows.hi_max) > rows.lo_min;
     empty = true;
-    if (sees) sums().clear();
+    if (!sees) return;
+    sums().clear();
+    if (work.start_base) sums().start_from(work);
   }
   [[gnu::noinline]] void end_chunk() {
     if (sees && any) total.add(chunk);
@@ -200,7 +226,7 @@ struct QueryBlock {
                                      SharedRows<V>& shared) {
     span = sees ? cover_block(work, rows, begin, end) : KeySpan{begin, begin, Cover::kNone};
     if (span.cover == Cover::kNone) return;
-    score_span(work, rows, span, scratch, shared, sums().state);
+    score_span(work, rows, factors, span, scratch, shared, sums().state);
   }
   [[gnu::noinline]] void add_values(std::ptrdiff_t begin, SharedRows<V>& shared, T* visible) {
     if (span.cover == Cover::kNone) return;
@@ -209,6 +235,9 @@ struct QueryBlock {
     if (raise_base(state) && !empty) sums().rescale();
     if constexpr (kBlockBase<V>) find_block_factor(state);
     const Operand<V>* weights = add_weights(state, scratch.scores, offset, span.size());
+    if constexpr (V::kPack == 1) {
+      if (work.weight_factor) shrink_weights<V, kVecs>(work, scratch.scores, span.size());
+    }
     ValueBlock<V, kVecs> block{work, rows, span, offset, {}, weights, state.block_factor, visible};
     accumulate_values(block, shared, sums().outputs);
     empty = false;
@@ -224,6 +253,7 @@ struct QueryBlock {
   BlockScratch<V, kVecs> scratch;
   Work work;
   RowBlock<T, kRows> rows;
+  ScoreFactors<T, kRows> factors;
   bool any = false;   // the total has a chunk
   bool sees = false;  // some key of the chunk at hand
   bool empty = true;  // of which none is summed up yet

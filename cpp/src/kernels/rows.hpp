@@ -15,8 +15,8 @@ struct RowBlock {
   const unsigned char* query[kRows];
   const unsigned char* mask[kRows];
   const unsigned char* bias[kRows];
-  std::ptrdiff_t position[kRows];  // of the query, on the axis of keys
-  std::ptrdiff_t lo[kRows];        // keys in [lo, hi) by causal, window and lengths
+  std::ptrdiff_t index[kRows];  // of the query
+  std::ptrdiff_t lo[kRows];     // keys in [lo, hi) by causal, window and lengths
   std::ptrdiff_t hi[kRows];
   std::int64_t segment[kRows];
   T slope[kRows];  // ALiBi
@@ -50,10 +50,9 @@ void describe_row(const Work& work, RowBlock<T, kRows>& rows, int r) {
   const std::ptrdiff_t index = work.first_row + own;
   const std::ptrdiff_t query = work.group == 1 ? index : index / work.group;
   const std::ptrdiff_t head = index - query * work.group;
-  const std::ptrdiff_t position = query + work.query_offset;
-  const std::ptrdiff_t first = position - work.left, last = position + work.right;
+  const std::int64_t first = query + work.first_seen, last = query + work.last_seen;
   rows.query[r] = static_cast<const unsigned char*>(row_pointer(work, work.query, own));
-  rows.position[r] = position;
+  rows.index[r] = query;
   rows.lo[r] = first > work.key_begin ? first : work.key_begin;
   const std::ptrdiff_t end = work.key_length < work.key_end ? work.key_length : work.key_end;
   rows.hi[r] = last < end ? last + 1 : end;
@@ -65,10 +64,18 @@ void describe_row(const Work& work, RowBlock<T, kRows>& rows, int r) {
       work.alibi_slopes ? static_cast<const T*>(work.alibi_slopes)[head * work.alibi_stride] : T(0);
 }
 
+// How far the query of row r stands behind the key, negative if it stands before it. Sums of
+// doubles: exact below 2^53, and far offsets round instead of overflowing.
+template <class T, int kRows>
+T distance_from(const Work& work, const RowBlock<T, kRows>& rows, int r, std::ptrdiff_t key) {
+  return static_cast<T>(static_cast<double>(work.query_offset) +
+                        static_cast<double>(rows.index[r] - key));
+}
+
 // The bounds are gathered in registers: short calls notice the way through memory.
 template <class T, int kRows>
 void describe_rows(const Work& work, RowBlock<T, kRows>& rows) {
-  std::ptrdiff_t lo_min = kUnbounded * 2, lo_max = -lo_min, hi_min = lo_min, hi_max = lo_max;
+  std::ptrdiff_t lo_min = PTRDIFF_MAX, lo_max = PTRDIFF_MIN, hi_min = lo_min, hi_max = lo_max;
   for (int r = 0; r < kRows; ++r) {
     describe_row(work, rows, r);
     const std::ptrdiff_t lo = rows.lo[r], hi = rows.hi[r];

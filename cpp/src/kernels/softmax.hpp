@@ -18,6 +18,11 @@ namespace {
 template <class V>
 constexpr bool kBlockBase = V::kPack > 1;
 
+// They are made larger by this power of two, which block_factor takes away again: products of
+// bfloat16 below 2^-126 would count as 0.
+template <class V>
+constexpr typename V::Element kWeightUnit = kBlockBase<V> ? 0x1p24 : 1;
+
 // Per row: the base that is subtracted from its scores, the sum of the weights relative to it, the
 // largest score of the block at hand, by how much what was summed before it must shrink, and, where
 // the weights of the block are relative to its own maximum, what they are to be multiplied with.
@@ -33,6 +38,8 @@ struct SoftmaxState {
 
 // The base of a row follows its maximum only when that is so much larger: weights are then at most
 // exp(8), which loses no digit, and after the first blocks hardly any score makes sums shrink.
+// (Weights of 2^-32 · exp would never let a sum of 2^20 values overflow, but small values, and
+// values of small weights, lose their digits by them. second_run.hpp has what is done instead.)
 // (Lazy rescaling: FlashAttention-4.) The division at the end uses the same base: nothing is
 // approximated.
 constexpr int kBaseSlack = 8;
@@ -71,6 +78,24 @@ T sink_of(const Work& work, std::ptrdiff_t row) {
 // Weights are summed in groups of eight keys, the groups in blocks, the blocks in chunks: equal
 // weights are all rounded alike, and a long plain sum of them would drift.
 constexpr std::ptrdiff_t kSumGroup = 8;
+
+// In a second run: the weights, of which the sums are known, that values are multiplied with.
+template <class V, int kVecs>
+[[gnu::noinline]] void shrink_weights(const Work& work, typename V::Element* weights,
+                                      std::ptrdiff_t count) {
+  using T = typename V::Element;
+  constexpr int kRows = kVecs * V::kLanes;
+  T factor[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    factor[r] =
+        static_cast<const T*>(work.weight_factor)[r < work.num_rows ? r : work.num_rows - 1];
+  }
+  for (std::ptrdiff_t i = 0; i < count * kRows; i += kRows) {
+    for (int n = 0; n < kRows; n += V::kLanes) {
+      V::store(weights + i + n, V::mul(V::load(weights + i + n), V::load(factor + n)));
+    }
+  }
+}
 
 template <class V, int kVecs>
 void clear_block_max(SoftmaxState<V, kVecs>& state) {
@@ -124,7 +149,8 @@ template <class V, int kVecs>
 void find_block_factor(SoftmaxState<V, kVecs>& state) {
   for (int n = 0; n < state.kRows; n += V::kLanes) {
     const auto base = softmax_base<V>(V::load(state.base + n));
-    V::store(state.block_factor + n, exp<V>(V::sub(V::load(state.block_max + n), base)));
+    const auto factor = exp<V>(V::sub(V::load(state.block_max + n), base));
+    V::store(state.block_factor + n, V::mul(factor, V::set1(1 / kWeightUnit<V>)));
   }
 }
 
@@ -149,7 +175,7 @@ const Operand<V>* add_weights(SoftmaxState<V, kVecs>& state, typename V::Element
     }
     const auto weigh = [&](std::ptrdiff_t j, int n) {
       const auto score = V::load(scores + j * kRows + first + n * V::kLanes);
-      const auto weight = exp_weight<V>(V::sub(score, base[n]), T(kWeightScale));
+      const auto weight = exp_weight<V>(V::sub(score, base[n]), kWeightUnit<V>);
       group[n] = V::add(group[n], weight);
       return weight;
     };
@@ -190,13 +216,13 @@ const Operand<V>* add_weights(SoftmaxState<V, kVecs>& state, typename V::Element
   return weights;
 }
 
-// scores = softcap * tanh(scores), where the scores were scaled by 1 / softcap beforehand.
+// scores = softcap * tanh(scores / softcap)
 template <class V, int kVecs>
 void apply_softcap(typename V::Element* scores, std::ptrdiff_t count, double softcap) {
-  const auto cap = V::set1(static_cast<typename V::Element>(softcap));
+  const Cap<typename V::Element> cap(softcap);
   for (std::ptrdiff_t i = 0; i < count * kVecs; ++i) {
     auto* score = scores + i * V::kLanes;
-    V::store(score, V::mul(cap, tanh<V>(V::load(score))));
+    V::store(score, soft_cap<V>(V::load(score), cap));
   }
 }
 

@@ -83,14 +83,15 @@ struct Avx2F32 {
   static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
   static Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
   static Vec round(Vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT); }
+  static constexpr float kPow2Unit = 0x1p-24f;
   static Vec mul_pow2(Vec p, Vec n) {
-    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127 + 24));
     const __m256i power = _mm256_slli_epi32(_mm256_max_epi32(exponent, _mm256_setzero_si256()),
-                                            23);  // 2^-127 and less become 0
+                                            23);  // 2^-151 and less become 0
     return mul(p, _mm256_castsi256_ps(power));
   }
   static Vec split(Vec y, Vec* fraction) {
-    const Vec bounded = max(set1(-127), y);
+    const Vec bounded = max(set1(-151), y);
     const Vec n = _mm256_floor_ps(bounded);
     *fraction = sub(bounded, n);
     return n;
@@ -172,15 +173,16 @@ struct Avx2F64 {
   static Vec max(Vec a, Vec b) { return _mm256_max_pd(a, b); }
   static Vec min(Vec a, Vec b) { return _mm256_min_pd(a, b); }
   static Vec round(Vec v) { return _mm256_round_pd(v, _MM_FROUND_TO_NEAREST_INT); }
+  static constexpr double kPow2Unit = 0x1p-53;
   static Vec mul_pow2(Vec p, Vec n) {
     const __m256i n64 = _mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n));
-    const __m256i exponent = _mm256_add_epi64(n64, _mm256_set1_epi64x(1023));
+    const __m256i exponent = _mm256_add_epi64(n64, _mm256_set1_epi64x(1023 + 53));
     const __m256i normal = _mm256_cmpgt_epi64(exponent, _mm256_setzero_si256());
     const __m256i power = _mm256_slli_epi64(_mm256_and_si256(exponent, normal), 52);
     return mul(p, _mm256_castsi256_pd(power));
   }
   static Vec split(Vec y, Vec* fraction) {
-    const Vec bounded = max(set1(-1023), y);
+    const Vec bounded = max(set1(-1076), y);
     const Vec n = _mm256_floor_pd(bounded);
     *fraction = sub(bounded, n);
     return n;

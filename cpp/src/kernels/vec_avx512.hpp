@@ -77,6 +77,7 @@ struct Avx512F32 {
   static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
   static Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
   static Vec round(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT); }
+  static constexpr float kPow2Unit = 1;
   static Vec mul_pow2(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
   static Vec split(Vec y, Vec* fraction) {
     *fraction = _mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF);  // of -inf: 0
@@ -191,6 +192,7 @@ struct Avx512F64 {
   static Vec max(Vec a, Vec b) { return _mm512_max_pd(a, b); }
   static Vec min(Vec a, Vec b) { return _mm512_min_pd(a, b); }
   static Vec round(Vec v) { return _mm512_roundscale_pd(v, _MM_FROUND_TO_NEAREST_INT); }
+  static constexpr double kPow2Unit = 1;
   static Vec mul_pow2(Vec p, Vec n) { return _mm512_scalef_pd(p, n); }
   static Vec split(Vec y, Vec* fraction) {
     *fraction = _mm512_reduce_pd(y, _MM_FROUND_TO_NEG_INF);  // of -inf: 0

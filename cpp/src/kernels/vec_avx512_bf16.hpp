@@ -38,6 +38,12 @@ struct Avx512BF16 : Avx512F32 {
     const auto halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
     return _mm512_permutexvar_epi16(_mm512_load_si512(kInterleave), halves);
   }
+  // The way back.
+  static Vec first_of(Pairs v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
+  static Vec second_of(Pairs v) {
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+  }
   // kLanes numbers of each row.
   static Pairs pair(const BFloat16* first, const BFloat16* second) {
     return _mm512_permutex2var_epi16(half(first), _mm512_load_si512(kInterleaveTwo), half(second));

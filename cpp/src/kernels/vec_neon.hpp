@@ -71,13 +71,14 @@ struct NeonF32 {
   static Vec max(Vec a, Vec b) { return select(vcgtq_f32(a, b), a, b); }
   static Vec min(Vec a, Vec b) { return select(vcltq_f32(a, b), a, b); }
   static Vec round(Vec v) { return vrndnq_f32(v); }
+  static constexpr float kPow2Unit = 0x1p-24f;
   static Vec mul_pow2(Vec p, Vec n) {
-    const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
+    const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127 + 24));
     const int32x4_t power = vshlq_n_s32(vmaxq_s32(exponent, vdupq_n_s32(0)), 23);
     return mul(p, vreinterpretq_f32_s32(power));
   }
   static Vec split(Vec y, Vec* fraction) {
-    const Vec bounded = max(set1(-127), y);
+    const Vec bounded = max(set1(-151), y);
     const Vec n = vrndmq_f32(bounded);
     *fraction = sub(bounded, n);
     return n;
@@ -143,14 +144,15 @@ struct NeonF64 {
   static Vec max(Vec a, Vec b) { return select(vcgtq_f64(a, b), a, b); }
   static Vec min(Vec a, Vec b) { return select(vcltq_f64(a, b), a, b); }
   static Vec round(Vec v) { return vrndnq_f64(v); }
+  static constexpr double kPow2Unit = 0x1p-53;
   static Vec mul_pow2(Vec p, Vec n) {
-    const int64x2_t exponent = vaddq_s64(vcvtq_s64_f64(n), vdupq_n_s64(1023));
+    const int64x2_t exponent = vaddq_s64(vcvtq_s64_f64(n), vdupq_n_s64(1023 + 53));
     const uint64x2_t normal = vcgtq_s64(exponent, vdupq_n_s64(0));
     const uint64x2_t power = vshlq_n_u64(vandq_u64(vreinterpretq_u64_s64(exponent), normal), 52);
     return mul(p, vreinterpretq_f64_u64(power));
   }
   static Vec split(Vec y, Vec* fraction) {
-    const Vec bounded = max(set1(-1023), y);
+    const Vec bounded = max(set1(-1076), y);
     const Vec n = vrndmq_f64(bounded);
     *fraction = sub(bounded, n);
     return n;

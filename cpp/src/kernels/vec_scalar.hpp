@@ -90,19 +90,21 @@ struct ScalarVec {
     const Vec magic = set1(sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52));
     return (v + magic) - magic;
   }
-  // p * 2^n for an integral n in [-1100, 127 (float) or 1023 (double)] and |p| in [0.5, 2].
-  // Results below the smallest normal number may be flushed to 0. NaN in p stays NaN.
+  // p / kPow2Unit * 2^n for an integral n in [-1100, 103 (float) or 970 (double)], and
+  // |p| / kPow2Unit in [0.5, 2]. Rounded once, also below the smallest normal number: the unit
+  // keeps the power that is multiplied in the normal range. NaN in p stays NaN.
+  static constexpr T kPow2Unit = sizeof(T) == 4 ? T(0x1p-24) : T(0x1p-53);
   static Vec mul_pow2(Vec p, Vec n) {
     constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
-    constexpr int kBias = sizeof(T) == 4 ? 127 : 1023;
+    constexpr int kBias = sizeof(T) == 4 ? 127 + 24 : 1023 + 53;
     const Mask exponent = __builtin_convertvector(n, Mask) + kBias;
     const Mask power = (exponent & (exponent > 0)) << kMantissa;  // 2^-kBias and less become 0
     return p * reinterpret_cast<Vec>(power);
   }
-  // y = n + fraction with fraction in [0, 1): returns n as mul_pow2 takes it. y is at most 127
-  // (float) or 1023 (double); -inf gives the fraction 0 and a power of 0, NaN the fraction NaN.
+  // y = n + fraction with fraction in [0, 1): returns n as mul_pow2 takes it. y is at most 103
+  // (float) or 970 (double); -inf gives the fraction 0 and a power of 0, NaN the fraction NaN.
   static Vec split(Vec y, Vec* fraction) {
-    const Vec bounded = max(set1(sizeof(T) == 4 ? -127 : -1023), y);
+    const Vec bounded = max(set1(sizeof(T) == 4 ? -151 : -1076), y);
     const Vec nearest = round(bounded);
     const Vec n = nearest > bounded ? nearest - 1 : nearest;
     *fraction = bounded - n;

@@ -32,7 +32,6 @@ struct RowSums {
 template <class V, int kVecs>
 void store_scores(const Work& work, KeySpan span, const typename V::Element* scores,
                   const RowSums<typename V::Element, kVecs * V::kLanes>& sums) {
-  using T = typename V::Element;
   constexpr int kRows = kVecs * V::kLanes;
   for (int n = 0; n < kRows; n += V::kLanes) {
     if (n >= work.num_rows) return;
@@ -45,7 +44,9 @@ void store_scores(const Work& work, KeySpan span, const typename V::Element* sco
         columns[i] = i < count ? V::load(scores + (j + i) * kRows + n) : V::zero();
         if (work.stage == Stage::kWeights) {
           const auto base = softmax_base<V>(V::load(sums.base + n));
-          const auto weight = exp<V>(V::sub(columns[i], base), T(kWeightScale));
+          // Products of another kernel may differ, by more than exp can take if they are huge.
+          const auto above = V::min(V::set1(70), V::sub(columns[i], base));
+          const auto weight = exp<V>(above);
           columns[i] = V::mul(weight, V::load(sums.factor + n));
         }
       }
@@ -72,7 +73,8 @@ void weights_block(const Work& work, void* memory) {
   SharedRows<V> keys(scratch.copy);
   RowBlock<T, kRows> rows;
   describe_rows(work, rows);
-  load_queries<V, kVecs>(work, rows, query_factor<T>(work), own.queries);
+  ScoreFactors<T, kRows> factors;
+  load_queries<V, kVecs>(work, rows, own.queries, factors);
   const RowSums<T, kRows> sums(work);
 
   for (std::ptrdiff_t begin = work.key_begin; begin < work.key_end; begin += kKeyBlock) {
@@ -81,6 +83,7 @@ void weights_block(const Work& work, void* memory) {
     const KeySpan span{begin, end, Cover::kSome};
     const std::ptrdiff_t known = known_keys(work, span);
     score_block<V, kVecs>(work, begin, known, own.queries, keys, own.scores, nullptr);
+    if (factors.any) multiply_scores<V, kVecs>(factors, known, own.scores);
     if (work.softcap != 0 && work.stage != Stage::kScores) {
       apply_softcap<V, kVecs>(own.scores, known, work.softcap);
     }
