@@ -65,7 +65,10 @@ HOMES = {
     ),
     "operating systems": (
         r"<(sched|pthread|unistd|link|windows)\.h>|<sys/\w+\.h>|__linux__|_WIN32|__APPLE__",
-        ["src/system.cpp", "src/openmp.cpp", "bindings/commit.cpp"],
+        [
+            *("src/system.cpp", "src/openmp.cpp", "bindings/commit.cpp"),
+            "include/cpuattn/export.hpp",
+        ],
     ),
     "printing and ending the process": (
         r"\bf?printf\b|<iostream>|\b(std::)?(cout|cerr|abort|exit|terminate)\b",
