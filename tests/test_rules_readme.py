@@ -65,3 +65,18 @@ def test_nothing_is_installed_by_a_name_that_pypi_has_not() -> None:
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("python/**/*.py")]
     found = {str(path) for path in pages if pattern.search(path.read_text())}
     assert found == set()
+
+
+def test_recipe_for_an_option_names_every_file() -> None:
+    """Followed literally, it must lead to each place; its model is an option that is there."""
+    page = (ROOT / "cpp" / "README.md").read_text()
+    recipe = page.partition("## How to add an option\n")[2].partition("\n## ")[0]
+    sources = [*ROOT.glob("cpp/**/*.[ch]pp"), *ROOT.glob("python/cpuattn/*.py")]
+    sources += [ROOT / "tests" / name for name in ("oracle.py", "cases.py", "test_errors.py")]
+    files = {
+        path.name
+        for path in sources
+        if "tests/cpp" not in str(path) and re.search(r"alibi", path.read_text(), re.IGNORECASE)
+    }
+    assert len(files) > 10
+    assert {name for name in files if name not in recipe} == set()
