@@ -21,7 +21,7 @@ def run(
     redirect: str = "",
     cwd: Path | None = None,
     flags: tuple[str, ...] = (),
-    **environment: str,
+    environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line behind a shell that redirects its streams."""
     command = [os.fsencode(word) for word in (sys.executable, *flags, "-m", "cpuattn", *arguments)]
@@ -32,7 +32,7 @@ def run(
         cwd=cwd,
         encoding="utf-8",
         errors="replace",
-        env=os.environ | environment,
+        env=os.environ | (environment or {}),
         stdin=subprocess.DEVNULL,
         timeout=110,
     )
@@ -103,7 +103,9 @@ def test_other_words_are_complained_of_whatever_they_are(arguments: list[str | b
 
 @pytest.mark.parametrize("command", ["demo chat", "demo long", "demo minilm", "demo", "bench"])
 def test_any_cache_folder_can_be_explained(command: str, tmp_path: Path) -> None:
-    result = run(*command.split(), "--help", XDG_CACHE_HOME=str(tmp_path / "100%(s)d%"))
+    result = run(
+        *command.split(), "--help", environment={"XDG_CACHE_HOME": str(tmp_path / "100%(s)d%")}
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -171,7 +173,7 @@ def test_backend_of_a_notebook(tmp_path: Path) -> None:
         pytest.importorskip(package, reason=EXTRA)
     for number, arguments in enumerate((["demo", "--tokens=2", "--output"], [*BENCH, "--plot"])):
         picture = tmp_path / f"{number}.png"
-        result = run(*arguments, str(picture), MPLBACKEND=INLINE)
+        result = run(*arguments, str(picture), environment={"MPLBACKEND": INLINE})
         assert result.returncode == 0, result.stderr
         assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -205,3 +207,13 @@ def test_bench_needs_a_file_to_merge_with(capsys: pytest.CaptureFixture[str]) ->
         cli.main([*BENCH, "--merge=all"])
     assert stop.value.code == 2
     assert "--merge needs --json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variable", ["CPUATTN_ISA", "CPUATTN_NUM_THREADS"])
+@pytest.mark.parametrize("arguments", [["info"], ["selftest"], ["demo"], ["bench", "--quick"]])
+def test_variables_that_mean_nothing_are_one_line(variable: str, arguments: list[str]) -> None:
+    result = run(*arguments, environment={variable: "nonsense"})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {variable}='nonsense' is not ")
+    assert result.stderr.count("\n") == 1
+    assert run(*arguments, "--help", environment={variable: "nonsense"}).returncode == 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import cpuattn
+from cpuattn import _core
 from cpuattn._programs import missing_extra
 from cpuattn.demo.errors import DemoError
 
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
+        if not {"-h", "--help"} & set(args.arguments):
+            _check_environment()
         return _run(args.command, args.arguments)
     except DemoError as error:
         complaint = str(error)
@@ -69,6 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     _complain(complaint)
     return 2
+
+
+def _check_environment() -> None:
+    """Let a variable that every call would complain of be complained of once, in a line."""
+    try:
+        _core.config()
+    except ValueError as error:
+        raise DemoError(str(error)) from error
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:

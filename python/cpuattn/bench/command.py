@@ -47,7 +47,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--isa",
         type=_isas,
-        default=[_core.config()["isa"]],
         metavar="NAME,...",
         help=f"instruction sets of cpuattn: {', '.join(cpuattn.isas())}; with avx2 the others "
         "are held to AVX2 too, on a CPU that has more (default: the one in use)",
@@ -136,7 +135,7 @@ def _plan(args: argparse.Namespace, record: results.Record) -> Plan:
         cases=args.cases or select(QUICK if args.quick else SHORT),
         engines=installed(),
         threads=args.threads or sorted(few if args.quick else few | {1}),
-        isas=args.isa,
+        isas=args.isa or [_core.config()["isa"]],
         rounds=args.rounds or rounds,
         turn_seconds=turn_seconds,
         done=done,

@@ -16,9 +16,7 @@ from cpuattn.integrations.onnx import attention
 try:
     from onnx.reference.op_run import OpRun
 except ModuleNotFoundError as error:
-    raise ImportError(
-        'cpuattn.integrations.onnx_ops needs onnx: pip install ".[onnx]"'
-    ) from error
+    raise ImportError('cpuattn.integrations.onnx_ops needs onnx: pip install ".[onnx]"') from error
 
 __all__ = ["Attention", "RotaryEmbedding"]
 
