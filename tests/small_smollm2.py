@@ -10,13 +10,27 @@ from tokenizers.pre_tokenizers import ByteLevel
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["u s", "e r", "us er", "Ġ c", "a t"]
 TOKENS = [*SPECIAL, *sorted(ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in MERGES)]
-WIDTH, HIDDEN, LAYERS, HEADS, KV_HEADS, CONTEXT = 96, 64, 2, 6, 2, 80
+WIDTH, HIDDEN, LAYERS, HEADS, KV_HEADS, CONTEXT = 96, 64, 2, 6, 2, 96
 HEAD_DIM = WIDTH // HEADS
+# As the real one, with another instruction to the model.
+TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nbe a cat<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
-def write_gguf(path: Path) -> dict[str, NDArray[np.float32]]:
+def write_gguf(
+    path: Path,
+    tensors: dict[str, NDArray[np.float32]] | None = None,
+    *,
+    template: str | None = TEMPLATE,
+    architecture: str = "llama",
+    pre: str = "smollm",
+) -> dict[str, NDArray[np.float32]]:
     """Write the file; return its tensors as they were before they were quantised."""
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(LAYERS)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
@@ -24,11 +38,15 @@ def write_gguf(path: Path) -> dict[str, NDArray[np.float32]]:
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_freq_base(100.0)
     writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    if template is not None:
+        writer.add_chat_template(template)
     writer.add_token_list(TOKENS)
     writer.add_token_types([3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)))
     writer.add_token_merges(MERGES)
     writer.add_eos_token_id(SPECIAL.index("<|im_end|>"))
-    tensors = random_tensors()
+    tensors = random_tensors() if tensors is None else tensors
     for name, tensor in tensors.items():
         kind = gguf.GGMLQuantizationType.Q4_1
         if tensor.ndim == 1:

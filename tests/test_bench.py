@@ -216,7 +216,8 @@ def test_plot_is_a_picture(run: tuple[Record, str, Path]) -> None:
         (["--threads", "1,0"], "'0' is not a positive integer"),
         (["--rounds", "-1"], "'-1' is not a positive integer"),
         (["--isa", "sse"], "'sse' is none of"),
-        (["--json", "no/such/folder.json"], "is no directory"),
+        (["--json", "no/such/folder.json"], "cannot write no/such/folder.json: No such file"),
+        (["--merge", "all"], "--merge needs --json"),
     ],
 )
 def test_wrong_arguments(
@@ -225,3 +226,10 @@ def test_wrong_arguments(
     with pytest.raises(SystemExit, match="2"):
         command.main(arguments)
     assert complaint in capsys.readouterr().err
+
+
+def test_picture_of_no_format_is_said_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--quick", "--plot", str(tmp_path / "a.docx")]) == 2
+    assert "--plot: a.docx must end in one of ." in capsys.readouterr().err

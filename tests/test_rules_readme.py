@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +30,53 @@ def commands(page: str) -> set[str]:
 
 
 def test_commands_are_those_of_ci() -> None:
-    listed = re.findall(r"^shown '(.*)'$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert commands("README.md"), "README.md shows no command"
-    assert commands("README.md") <= set(listed)
-    assert set(listed) <= commands("README.md") | commands("CONTRIBUTING.md")
+    """Each command that a page shows is run by CI, and CI says of none that a page shows it."""
+    run = (ROOT / ".ci" / "run").read_text()
+    listed = re.findall(r"^ *shown(?:_in \S+)? '(.*)'$", run, re.MULTILINE)
+    for page in ("README.md", "CONTRIBUTING.md"):
+        assert commands(page), f"{page} shows no command"
+    assert set(listed) == commands("README.md") | commands("CONTRIBUTING.md")
+
+
+def test_parts_of_ci_are_documented() -> None:
+    found = subprocess.run(
+        ["bash", ROOT / ".ci" / "run", "nonsense"], capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (2, "")
+    parts = re.findall(r"\.ci/run (\w+)", found.stderr)
+    assert parts == ["lint", "fast"]
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert all(f"`.ci/run {part}`" in page for part in parts)
+
+
+def test_readme_says_what_is_needed_first() -> None:
+    """Before the first command: system, Python, compiler, and an environment to install into."""
+    before, _, after = (ROOT / "README.md").read_text().partition("```sh\n")
+    for word in ("Linux", "Python 3.11", "GCC or Clang", "clone"):
+        assert word in before
+    assert after.startswith("python3 -m venv ")
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert metadata["requires-python"] == ">=3.11"
+
+
+def test_nothing_is_installed_by_a_name_that_pypi_has_not() -> None:
+    """`pip install cpuattn` cannot work, so no page or message of this tree says it."""
+    pattern = re.compile(r"pip install \S*\bcpuattn\b")
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("python/**/*.py")]
+    found = {str(path) for path in pages if pattern.search(path.read_text())}
+    assert found == set()
+
+
+def test_recipe_for_an_option_names_every_file() -> None:
+    """Followed literally, it must lead to each place; its model is an option that is there."""
+    page = (ROOT / "cpp" / "README.md").read_text()
+    recipe = page.partition("## How to add an option\n")[2].partition("\n## ")[0]
+    sources = [*ROOT.glob("cpp/**/*.[ch]pp"), *ROOT.glob("python/cpuattn/*.py")]
+    sources += [ROOT / "tests" / name for name in ("oracle.py", "cases.py", "test_errors.py")]
+    files = {
+        path.name
+        for path in sources
+        if "tests/cpp" not in str(path) and re.search(r"alibi", path.read_text(), re.IGNORECASE)
+    }
+    assert len(files) > 10
+    assert {name for name in files if name not in recipe} == set()

@@ -1,9 +1,14 @@
 """Draw over a picture where a model looks, and which parts are alike."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# A notebook leaves its own backend to the programs that it starts, which may not have it.
+os.environ.pop("MPLBACKEND", None)
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

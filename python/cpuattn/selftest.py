@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import cpuattn
 from cpuattn import _core
+from cpuattn._programs import python_child
 
 Array = NDArray[Any]
 
@@ -171,7 +172,7 @@ def _import_times() -> str:
         "import cpuattn; c = time.perf_counter(); print((b - a) * 1e3, (c - b) * 1e3)"
     )
     output = subprocess.run(  # noqa: S603 (every word is ours)
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        python_child(program), check=True, capture_output=True, text=True
     ).stdout
     numpy_ms, own_ms = map(float, output.split())
     return f"NumPy {numpy_ms:.0f} ms, cpuattn {own_ms:.0f} ms more"

@@ -22,6 +22,20 @@ COLOURS = {
 }
 
 
+def check_format(path: Path) -> None:
+    """Fail before any work if the suffix of a picture is no format.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    canvas = importlib.import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
+    formats = sorted(canvas.get_supported_filetypes())
+    if path.suffix[1:].lower() not in formats:
+        raise ValueError(f"--plot: {path.name} must end in one of .{', .'.join(formats)}")
+
+
 def draw(record: Record, path: Path) -> None:
     """Draw a run, those of its cells that have the most threads and the first instruction set.
 

@@ -5,10 +5,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Self, cast
 
+from cpuattn._programs import python_child
 from cpuattn.bench.machine import must_hold
 
 # They choose other kernels in NumPy's BLAS than those made for this CPU.
@@ -51,7 +51,7 @@ class EngineProcess:
         self.engine = engine
         # In a session of its own, Ctrl-C reaches the measuring process only, which ends this one.
         self._process = subprocess.Popen(  # noqa: S603 (this interpreter, this package)
-            [sys.executable, "-m", "cpuattn.bench.worker", engine],
+            [*python_child("from cpuattn.bench.worker import main; main()"), engine],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,4 +1,4 @@
-"""The process of one engine: ``python -m cpuattn.bench.worker ENGINE``.
+"""The process of one engine, which `process.EngineProcess` starts with the engine's name.
 
 It answers one line of JSON on its standard output for each line on its standard input. The
 methods of `Worker` are the commands, their parameters the fields beside "do".
@@ -124,7 +124,3 @@ def main() -> None:
         worker = Worker(sys.argv[1])
         for line in sys.stdin:
             answers.write(json.dumps(answer(worker, json.loads(line))) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -2,13 +2,26 @@
 
 import argparse
 import math
+from pathlib import Path
+
+from cpuattn._programs import utf8_text
 
 
 def words(text: str) -> str:
     """Return a text that is not blank, or raise argparse.ArgumentTypeError."""
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
-    return text
+    return utf8_text(text)
+
+
+def regular_file(text: str) -> Path:
+    """Return the path of a file, or raise argparse.ArgumentTypeError."""
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{text}: no such file")
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text}: not a regular file")
+    return path
 
 
 def positive_int(text: str) -> int:

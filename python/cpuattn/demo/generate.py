@@ -1,8 +1,9 @@
 """``python -m cpuattn demo``: write text, check it, time it, draw the attention weights."""
 
 import argparse
+import importlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cpuattn
-from cpuattn.demo import glassllm, picture, speed
-from cpuattn.demo.arguments import positive_int
-from cpuattn.demo.decoder import Array, Decoder
-from cpuattn.demo.errors import DemoError
+from cpuattn._programs import import_matplotlib
+from cpuattn.demo import glassllm, speed
+from cpuattn.demo.decoder import Array, Decoder, attend
+from cpuattn.demo.errors import DemoError, require
+from cpuattn.demo.options import PROMPTS
 
-PROMPTS = {"en": "Alice was beginning to", "pt": "Capitu olhou para"}
 # More tokens than this on an axis cannot be read.
 PICTURE_TOKENS = 28
 
 
-def main(argv: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the glassllm demo.
 
     Parameters
     ----------
-    argv : sequence of str
-        ``--prompt``, ``--tokens``, ``--lang``, ``--output``.
+    args : argparse.Namespace
+        What `options.glassllm` read.
 
     Returns
     -------
@@ -38,8 +39,7 @@ def main(argv: Sequence[str]) -> int:
     DemoError
         If the prompt is empty, the text does not fit in the model, or the picture cannot be saved.
     """
-    args = _parse(argv)
-    picture.check_path(args.output)
+    picture = _picture_maker(args.output)
     decoder, model, tokenizer = glassllm.load(args.lang)
     prompt = PROMPTS[args.lang] if args.prompt is None else args.prompt
     ids: list[int] = tokenizer.encode(prompt)
@@ -64,14 +64,15 @@ def main(argv: Sequence[str]) -> int:
         args.tokens,
     )
     speed.print_attention(decoder.config)
-    shown = [*ids, *(token for token, _ in steps)][:PICTURE_TOKENS]
-    picture.draw(
-        attention_weights(decoder, shown),
-        tokenizer.tokens(shown),
-        args.output,
-        prompt_length=len(ids),
-    )
-    print(f"saved {args.output}: who looks at whom among the first {len(shown)} tokens")
+    if picture is not None:
+        shown = [*ids, *(token for token, _ in steps)][:PICTURE_TOKENS]
+        picture.draw(
+            attention_weights(decoder, shown),
+            tokenizer.tokens(shown),
+            args.output,
+            prompt_length=len(ids),
+        )
+        print(f"saved {args.output}: who looks at whom among the first {len(shown)} tokens")
     return 0 if same else 1
 
 
@@ -89,29 +90,23 @@ def attention_weights(decoder: Decoder, ids: list[int]) -> list[NDArray[np.float
     """Return each layer's weights, (query heads, tokens, tokens), for one pass over `ids`."""
     weights: list[NDArray[np.float32]] = []
 
-    def record(_layer: int, query: Array, key: Array) -> None:
-        weights.append(cpuattn.attention_weights(query, key, causal=True)[0])
+    def record(cache: cpuattn.KVCache, query: Array) -> Array:
+        weights.append(cpuattn.attention_weights(query, cache.keys, causal=True)[0])
+        return attend(cache, query)
 
     decoder.logits(ids, decoder.new_caches(), record)
     return weights
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m cpuattn demo",
-        description="Write text with a small trained language model on cpuattn. "
-        "Other demos: `demo chat --help` (ask a language model), `demo minilm --help` (search "
-        "in your own text files).",
-    )
-    parser.add_argument("--prompt", help="the text to continue (default: one per language)")
-    parser.add_argument(
-        "--tokens", type=positive_int, default=40, help="tokens to add (default 40)"
-    )
-    parser.add_argument("--lang", choices=sorted(PROMPTS), default="en", help="default en")
-    parser.add_argument(
-        "--output", type=Path, default=Path("attention.png"), help="default attention.png"
-    )
-    return parser.parse_args(argv)
+def _picture_maker(output: Path | None) -> Any:
+    """Return the module that draws, after a check of the file's name; None if no file is named."""
+    if output is None:
+        return None
+    require("matplotlib")
+    import_matplotlib()
+    picture = importlib.import_module("cpuattn.demo.picture")
+    picture.check_format(output)
+    return picture
 
 
 def _check_length(prompt: int, tokens: int, limit: int) -> None:

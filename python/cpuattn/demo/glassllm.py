@@ -10,7 +10,7 @@ from typing import Any
 import glassllm
 import numpy as np
 
-from cpuattn.demo.decoder import Array, Block, Config, Decoder
+from cpuattn.demo.decoder import Array, Block, Config, Decoder, rope_frequencies
 
 
 def load(language: str) -> tuple[Decoder, Any, Any]:
@@ -32,12 +32,13 @@ def load(language: str) -> tuple[Decoder, Any, Any]:
     """
     model, tokenizer = glassllm.load_pretrained(language)
     weights = {name: tensor.data for name, tensor in model.named_parameters().items()}
+    head_dim = model.cfg.d_model // model.cfg.n_heads
     config = Config(
         heads=model.cfg.n_heads,
         kv_heads=model.cfg.n_kv_heads,
-        head_dim=model.cfg.d_model // model.cfg.n_heads,
+        head_dim=head_dim,
         context=model.cfg.max_len,
-        rope_base=model.cfg.rope_base,
+        frequencies=rope_frequencies(model.cfg.rope_base, head_dim),
         epsilon=model.cfg.eps,
     )
     blocks = [_block(weights, f"blocks.{layer}") for layer in range(model.cfg.n_layers)]

@@ -54,6 +54,31 @@ def read_passages(path: Path, count_tokens: TokenCounter, budget: int) -> list[P
     """
     if budget < SMALLEST_BUDGET:
         raise ValueError(f"budget must be at least {SMALLEST_BUDGET}, got {budget}")
+    text = read_text(path)
+    units = _units(text, _paragraphs(text), [SENTENCE, WORD], count_tokens, budget)
+    return [
+        Passage(path, text.count("\n", 0, start) + 1, text[start:end])
+        for start, end in _pack(units, budget)
+    ]
+
+
+def read_text(path: Path) -> str:
+    """Read a file.
+
+    Parameters
+    ----------
+    path : Path
+        A UTF-8 text file.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    DemoError
+        If the file cannot be read or is not text.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -62,11 +87,7 @@ def read_passages(path: Path, count_tokens: TokenCounter, budget: int) -> list[P
         raise DemoError(f"--text {path}: {error.strerror}") from error
     if "\0" in text:
         raise DemoError(f"--text {path}: a binary file")
-    units = _units(text, _paragraphs(text), [SENTENCE, WORD], count_tokens, budget)
-    return [
-        Passage(path, text.count("\n", 0, start) + 1, text[start:end])
-        for start, end in _pack(units, budget)
-    ]
+    return text
 
 
 def _paragraphs(text: str) -> list[Span]:

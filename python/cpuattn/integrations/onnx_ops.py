@@ -1,7 +1,7 @@
 """ONNX operators as classes for ``onnx.reference.ReferenceEvaluator(model, new_ops=[...])``.
 
 They compute Attention and RotaryEmbedding by cpuattn; every other operator of the model stays
-that of the evaluator. Needs the package onnx: ``pip install "cpuattn[onnx]"``.
+that of the evaluator. Needs the package onnx: ``pip install ".[onnx]"``.
 """
 
 from typing import Any
@@ -16,9 +16,7 @@ from cpuattn.integrations.onnx import attention
 try:
     from onnx.reference.op_run import OpRun
 except ModuleNotFoundError as error:
-    raise ImportError(
-        'cpuattn.integrations.onnx_ops needs onnx: pip install "cpuattn[onnx]"'
-    ) from error
+    raise ImportError('cpuattn.integrations.onnx_ops needs onnx: pip install ".[onnx]"') from error
 
 __all__ = ["Attention", "RotaryEmbedding"]
 
