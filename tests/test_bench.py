@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 import cpuattn
 from bench_record import make_record
-from cpuattn.bench import command, measure, peak
+from cpuattn.bench import command, measure, peak, process
 from cpuattn.bench.cases import CASES, select
 from cpuattn.bench.engines import ENGINES, why_not
 from cpuattn.bench.measure import Round, is_enough, quietest
@@ -233,3 +235,19 @@ def test_picture_of_no_format_is_said_first(
 ) -> None:
     assert command.main(["--quick", "--plot", str(tmp_path / "a.docx")]) == 2
     assert "--plot: a.docx must end in one of ." in capsys.readouterr().err
+
+
+def test_an_engine_ends_with_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenVINO does, an engine may start processes that outlive it."""
+    starts = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {!r}]).pid)"
+    sleeps = "import time; time.sleep(100)"
+    program = f"{starts.format(sleeps)}; sys.stdout.flush(); {sleeps}"
+    monkeypatch.setattr(process, "python_child", lambda _: [sys.executable, "-c", program])
+    with EngineProcess("cpuattn", cpuattn.isas()[0]) as engine:
+        assert engine._process.stdout is not None
+        child = Path("/proc") / engine._process.stdout.readline().strip()
+        assert child.exists()
+    end = time.monotonic() + 30
+    while child.exists() and "Z" not in (child / "stat").read_text().split()[2]:
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -63,7 +63,10 @@ class EngineProcess:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._process.kill()
+        # With the processes that its libraries have started: left alive, they would hold the
+        # streams of whoever runs the benchmark.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
     def ask(self, command: str, **fields: Any) -> Any:
