@@ -3,6 +3,7 @@
 The model is fetched once into the cache of the demos. Without a registry these tests are skipped.
 """
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 
@@ -27,11 +28,11 @@ from downloads import fetched  # noqa: E402
 pytestmark = pytest.mark.download
 
 PROMPTS = [
-    "What is the capital of France?",
-    "What is the capital of Italy?",
-    "What is 2 + 2?",
-    "List the planets of the solar system.",
-    "Say hello.",
+    "What is the capital of Japan?",
+    "What is the speed of light?",
+    "What is the capital of Germany?",
+    "What is gravity?",
+    "How many days are in a week?",
 ]
 TOKENS = 12
 # Rounding keys and values to bfloat16 moves these logits by up to 0.16. At every token of these
@@ -113,10 +114,24 @@ def test_int8_cache_knows_the_capital(
 def test_command(
     model: GGUFFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(smollm2, "read_wheel", lambda _path: model)  # read once is enough
+    # Read once is enough; the command drops the weights when it has joined them.
+    again = copy.copy(model)
+    again.weights = dict(model.weights)
+    monkeypatch.setattr(smollm2, "read_wheel", lambda _path: again)
     assert cli.main(["demo", "chat", PROMPTS[0]]) == 0
     output = capsys.readouterr().out
     assert "134,515,008 parameters, 30 layers, 9 query heads over 3 key/value heads" in output
-    assert "\n\nThe capital of France is Paris.\n\n" in output
+    assert "\n\nThe capital of Japan is Tokyo.\n\n" in output
     assert "; ended by the model\n" in output
-    assert " bytes in float32, 46,080 a token, room for 272 tokens in 30 layers\n" in output
+    assert " bytes in float32, 46,080 a token, room for 293 tokens in 30 layers\n" in output
+
+
+def test_greeting_is_answered_by_one(
+    model: GGUFFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the instructions of its own template the model talks of something else."""
+    again = copy.copy(model)
+    again.weights = dict(model.weights)
+    monkeypatch.setattr(smollm2, "read_wheel", lambda _path: again)
+    assert cli.main(["demo", "chat", "hi"]) == 0
+    assert "\n\nHello there! How can I assist you today?\n\n" in capsys.readouterr().out
