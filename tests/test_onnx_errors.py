@@ -179,7 +179,7 @@ import cpuattn.integrations.onnx_ops
     done = start_python("-c", program)
     assert done.stdout == "8.0\n", done.stderr
     assert done.returncode == 1
-    message = 'ImportError: cpuattn.integrations.onnx_ops needs onnx: pip install "cpuattn[onnx]"'
+    message = 'ImportError: cpuattn.integrations.onnx_ops needs onnx: pip install ".[onnx]"'
     assert done.stderr.splitlines()[-1] == message
 
 
