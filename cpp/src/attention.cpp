@@ -139,8 +139,9 @@ void attend(const Call& call, const Isa& isa, Pass pass, const Options& options,
 // Entry by entry: entries of equal lengths next to each other make one part.
 class PassOf {
  public:
-  explicit PassOf(const Call& call) : call_(call), pass_{plan_shape(call), {}} {
+  explicit PassOf(const Call& call) : pass_{plan_shape(call), {}} {
     pass_.shape.query_length = pass_.shape.key_length = 0;
+    pass_.parts.reserve(static_cast<std::size_t>(std::min<std::ptrdiff_t>(call.shapes.batch, 64)));
   }
   void add(std::ptrdiff_t entry, std::ptrdiff_t queries, std::ptrdiff_t keys) {
     if (queries == 0) return;
@@ -162,7 +163,6 @@ class PassOf {
   Pass take() { return std::move(pass_); }
 
  private:
-  const Call& call_;
   Pass pass_;
 };
 

@@ -18,12 +18,11 @@ constexpr std::ptrdiff_t kMaxDims = PTRDIFF_MAX >> 14;
 // a * b, or `most` if the product is larger. Neither is negative.
 constexpr std::ptrdiff_t product(std::ptrdiff_t a, std::ptrdiff_t b,
                                  std::ptrdiff_t most = PTRDIFF_MAX) {
-  return b != 0 && a > most / b ? most : a * b;
+  std::ptrdiff_t result = 0;  // not by a division, which small calls would notice
+  return __builtin_mul_overflow(a, b, &result) || result > most ? most : result;
 }
 
-// As product(), but says whether it fits.
-constexpr bool fits(std::ptrdiff_t a, std::ptrdiff_t b, std::ptrdiff_t most = kMaxCount) {
-  return b == 0 || a <= most / b;
-}
+// Whether a * b is a count that a call may have.
+constexpr bool fits(std::ptrdiff_t a, std::ptrdiff_t b) { return product(a, b) <= kMaxCount; }
 
 }  // namespace cpuattn
