@@ -26,7 +26,7 @@ struct DigitScale {
 inline DigitScale digit_scale(float largest, float most) {
   int exponent;
   const float fraction = frexpf(largest, &exponent);
-  if (!isfinite(largest)) return {0, 0, NAN};
+  if (!__builtin_isfinite(largest)) return {0, 0, NAN};
   if (fraction == 0) return {0, 0, 1};
   return {static_cast<float>(exponent), most / fraction, fraction / most};
 }
