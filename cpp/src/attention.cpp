@@ -268,7 +268,10 @@ void attention(const View& query, const View& key, const View& value, const View
   const Call call = resolve(query, key, &value, &output, lse, options);
   if (is_empty(output) && !lse) return;
   const Isa& isa = current_isa();
-  if (!call.query_offsets) return attend(call, isa, plain_pass(call), options, false);
+  if (!call.query_offsets) {
+    attend(call, isa, plain_pass(call), options, false);
+    return;
+  }
   const Kernels& kernels = kernels_of(isa, call.dtype);
   for (const bool few : {true, false}) {
     attend(call, isa, packed_pass(call, kernels, few), options, false);
@@ -279,7 +282,7 @@ void attention_weights(const View& query, const View& key, const View& output, W
                        const Options& options) {
   const DefaultFloatState floats;
   if (options.cu_seqlens_q) fail("attention_weights takes no packed sequences");
-  if (stage > WeightStage::kWeights) {
+  if (stage < WeightStage::kScores || stage > WeightStage::kWeights) {
     fail("stage is " + std::to_string(static_cast<int>(stage)) + "; it is none of WeightStage");
   }
   Call call = resolve(query, key, nullptr, &output, nullptr, options);

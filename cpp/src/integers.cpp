@@ -63,6 +63,7 @@ void for_each_entry(const Shapes& shapes, const Operand& a, const Operand& b, F 
   while (true) {
     f(in_a, in_b);
     int dim = rank - 1;
+    // NOLINTNEXTLINE(clang-analyzer-security.ArrayBound): infer_shapes bounds batch_rank
     for (; dim >= 0 && index[dim] + 1 == size[dim]; --dim) {
       in_a -= index[dim] * a.batch_stride[dim];
       in_b -= index[dim] * b.batch_stride[dim];
@@ -129,12 +130,13 @@ Integers copy_table(const Operand& table, const Integers& lengths, std::ptrdiff_
                     std::ptrdiff_t num_pages, const Shapes& shapes, const Options& options) {
   Asker asker(options);
   const Integers used = count_pages(table, lengths, page_size, shapes, asker);
-  std::int64_t* const last = used.memory.get() + used.count;
-  const std::int64_t most = used.count == 0 ? 0 : *std::max_element(used.memory.get(), last);
+  std::int64_t most = 0;
+  for (std::ptrdiff_t row = 0; row < used.count; ++row) most = std::max(most, used.memory[row]);
   Integers copy = rows_like(table, shapes, static_cast<std::ptrdiff_t>(most));
   std::int64_t* to = copy.memory.get();
   const std::int64_t* pages = used.memory.get();
   for_each_entry(shapes, table, table, [&](std::ptrdiff_t row, std::ptrdiff_t) {
+    // NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): one for each row
     for (std::ptrdiff_t i = 0; i < *pages; ++i) {
       asker.count();
       to[i] = read(table.data + row + i * table.stride[0]);

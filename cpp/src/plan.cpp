@@ -1,6 +1,7 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "sizes.hpp"
@@ -74,9 +75,11 @@ struct Parts {
   Part* first;
   Part* last;
 
-  explicit Parts(Plan& plan)
-      : first(plan.parts.empty() ? &plan.whole : plan.parts.data()),
-        last(first + std::max<std::size_t>(plan.parts.size(), 1)) {}
+  explicit Parts(Plan& plan) : first(&plan.whole), last(first + 1) {
+    if (plan.parts.empty()) return;
+    first = plan.parts.data();
+    last = first + plan.parts.size();
+  }
   Part* begin() const { return first; }
   Part* end() const { return last; }
   bool equal() const { return last - first == 1; }
@@ -174,11 +177,20 @@ void split_parts(Plan& plan, const PlanShape& shape, const PlanLimits& limits, i
   }
 }
 
-// Gives every part its range of the items; parts that are split come first.
+// Parts that are split first, then those with the longest items: a long item that is begun last
+// keeps one thread busy while the others wait.
+void sort_parts(Plan& plan) {
+  const auto rank = [&](const Part& part) {
+    return std::make_tuple(!part.split, -item_pairs(part, plan.query_block), part.first_head);
+  };
+  std::sort(plan.parts.begin(), plan.parts.end(),
+            [&](const Part& a, const Part& b) { return rank(a) < rank(b); });
+}
+
+// Gives every part its range of the items.
 void number_items(Plan& plan) {
   const Parts parts(plan);
-  std::stable_partition(plan.parts.begin(), plan.parts.end(),
-                        [](const Part& part) { return part.split; });
+  if (plan.split) sort_parts(plan);
   plan.work_items = 0;
   for (Part& part : parts) {
     part.first_item = part.first_slot = plan.work_items;
@@ -211,29 +223,26 @@ int count_threads(const PlanShape& shape, const PlanLimits& limits, const Plan& 
 }  // namespace
 
 Plan make_plan(const PlanShape& shape, const PlanLimits& limits, int max_threads,
-               std::vector<Part> entries) {
+               std::vector<Part> parts) {
   Plan plan;
   if (shape.batch == 0 || shape.kv_heads == 0 || shape.rows() == 0) return plan;
-  plan.parts = std::move(entries);
+  plan.parts = std::move(parts);
   plan.whole = {0, shape.batch * shape.kv_heads, shape.rows(), shape.key_length};
-  const Parts parts(plan);
-  max_threads = useful_threads(shape, parts, max_threads);
+  const Parts all(plan);
+  max_threads = useful_threads(shape, all, max_threads);
   plan.decode = shape.rows() <= limits.decode_rows;
   plan.key_chunk = plan.decode ? limits.decode_block : kForwardChunkBlocks * limits.key_block;
   plan.query_block =
-      plan.decode ? shape.rows() : choose_query_block(parts, limits, shape.causal, max_threads);
+      plan.decode ? shape.rows() : choose_query_block(all, limits, shape.causal, max_threads);
   plan.part_bytes = part_bytes(shape, std::min(plan.query_block, shape.rows()));
-  for (Part& part : parts) {
+  for (Part& part : all) {
     part.num_blocks = divide_up(part.rows, plan.query_block);
     part.num_chunks = std::max<std::ptrdiff_t>(divide_up(part.key_length, plan.key_chunk), 1);
     plan.num_chunks = std::max(plan.num_chunks, part.num_chunks);
     plan.work_items += part.blocks();
   }
   plan.longest_first = plan.work_items < kManyItemsPerThread * max_threads;
-  // A long item that is begun last keeps one thread busy while the others wait.
-  std::stable_sort(plan.parts.begin(), plan.parts.end(), [&](const Part& a, const Part& b) {
-    return item_pairs(a, plan.query_block) > item_pairs(b, plan.query_block);
-  });
+  sort_parts(plan);
   split_parts(plan, shape, limits, max_threads);
   number_items(plan);
   plan.threads = count_threads(shape, limits, plan, max_threads);
