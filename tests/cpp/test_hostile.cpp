@@ -115,7 +115,7 @@ void views_that_make_no_sense() {
     for (const bool source : {true, false}) {
       Floats from = floats({3, 4}), to = floats({3, 4});
       wrong.spoil(source ? from.view : to.view);
-      refuses((source ? "source" : "target") + wrong.words,
+      refuses(std::string(source ? "source" : "target") + wrong.words,
               [&] { cpuattn::store(from.view, to.view, nullptr); });
     }
   }
