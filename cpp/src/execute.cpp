@@ -111,7 +111,8 @@ void run_block(const Run& run, int thread, const Item& item, const StopCheck& st
   work.output = matrix(index, run.call.output);
   work.row_base = total.row_base;
   work.row_sum = total.row_sum;
-  bool not_finite[kMaxItemRows] = {};
+  bool not_finite[kMaxItemRows];
+  std::fill_n(not_finite, work.num_rows, false);
   work.not_finite = not_finite;
   run_kernel(run, work, scratch);
   if (is_stopped(stop)) return;  // the kernel may have left before it had any results

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "half.hpp"
@@ -111,8 +112,7 @@ void run_rows(const SecondRun& run, const Work& work, const Partial& total,
 
 void run_again(const SecondRun& run, const Work& work, const Partial& total,
                const bool* not_finite) {
-  const bool* const end = not_finite + work.num_rows;
-  if (std::find(not_finite, end, true) == end) return;
+  if (!std::memchr(not_finite, true, static_cast<std::size_t>(work.num_rows))) return;
   run.call.dtype == DType::kFloat32 ? run_rows<float>(run, work, total, not_finite)
                                     : run_rows<double>(run, work, total, not_finite);
 }

@@ -16,10 +16,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How often the caller is asked, and how many of the kernels' questions pass without a look at
-// the clock (a block of keys takes microseconds, the clock 25 ns).
+// How often the caller is asked.
 constexpr std::chrono::milliseconds kAskInterval{50};
-constexpr int kQuestionsPerLook = 16;
+
+// How many of the kernels' questions pass without a look at the clock, which takes 25 ns: a block
+// of keys takes microseconds, but of very wide heads seconds. After slow ones each looks.
+constexpr int kFirstQuestions = 4, kMostQuestions = 16;
 
 // Shared by the threads of one loop.
 struct Progress {
@@ -27,13 +29,16 @@ struct Progress {
   const std::thread::id caller = std::this_thread::get_id();
   std::atomic<std::ptrdiff_t> next{0};
   std::atomic<bool> stopped{false};
-  Clock::time_point last_asked = Clock::now();  // touched by the calling thread only
-  int questions = 0;
+  // Touched by the calling thread only.
+  Clock::time_point last_asked = Clock::now(), last_look = last_asked;
+  int questions_to_look = kFirstQuestions;
 
   explicit Progress(const Loop& l) : loop(l) {}
 
   void ask_caller() {
     const Clock::time_point now = Clock::now();
+    questions_to_look = now - last_look < kAskInterval / 2 ? kMostQuestions : 1;
+    last_look = now;
     if (now - last_asked < kAskInterval) return;
     last_asked = now;
     if (loop.should_stop(loop.stop_context)) stopped = true;
@@ -42,7 +47,7 @@ struct Progress {
 
 bool ask_as_caller(void* context) {
   auto& progress = *static_cast<Progress*>(context);
-  if (++progress.questions % kQuestionsPerLook == 0) progress.ask_caller();
+  if (--progress.questions_to_look == 0) progress.ask_caller();
   return progress.stopped.load(std::memory_order_relaxed);
 }
 
