@@ -105,3 +105,6 @@ def test_failed_allocation_is_a_memory_error() -> None:
     many = np.broadcast_to(one, (2**25, 1))
     with pytest.raises(MemoryError):
         cpuattn.attention_weights(many, many)  # the result: 4 PiB
+    wide = np.broadcast_to(one, (1, 2**44))
+    with pytest.raises(MemoryError):
+        cpuattn.attention(wide, wide, np.ones((1, 1), np.float32))  # one transposed query: 64 TiB
