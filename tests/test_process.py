@@ -66,6 +66,18 @@ assert np.array_equal(cpuattn.attention(x, x, x, num_threads=8), expected)
     run_python("-c", script, environment={"OPENBLAS_NUM_THREADS": "1"})
 
 
+def test_absurdly_many_threads() -> None:
+    script = """
+import numpy as np
+import cpuattn
+
+x = np.random.default_rng(0).standard_normal((500, 100, 16)).astype(np.float32)
+expected = cpuattn.attention(x, x, x, num_threads=1)
+assert np.array_equal(cpuattn.attention(x, x, x, num_threads=2**31), expected)
+"""
+    run_python("-c", script)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as on Linux")
 def test_no_memory_for_threads() -> None:
     script = """

@@ -22,6 +22,9 @@ using Clock = std::chrono::steady_clock;
 // Waking a thread takes some microseconds, so a thread looks this long before it sleeps.
 constexpr std::chrono::microseconds kSpin{20};
 
+// A call that asks for more has no use for them, but each would take memory.
+constexpr int kMostThreads = 1024;
+
 // How often a waiting caller is asked whether it should stop.
 constexpr std::chrono::milliseconds kAskInterval{10};
 
@@ -235,7 +238,7 @@ void run_shares(const Shares& shares) {
 
 int lost_threads() { return forks.load(std::memory_order_relaxed); }
 
-int usable_threads(int wanted) { return wanted; }
+int usable_threads(int wanted) { return std::min(wanted, kMostThreads); }
 
 std::string team_name() { return "own pool"; }
 
