@@ -17,11 +17,10 @@ class Placement {
   bool keep_off(int cpu);
 
  private:
-  static constexpr int kWords = 16;  // 1024 CPUs
-  using Mask = unsigned long[kWords];
-  int thread_ = 0;      // 0: not known
-  Mask allowed_ = {};   // by the process, or by somebody who changed it since
-  Mask narrowed_ = {};  // as the thread was left
+  using Mask = unsigned char[128];       // of 1024 CPUs
+  [[maybe_unused]] int thread_ = 0;      // 0: not known
+  [[maybe_unused]] Mask allowed_ = {};   // by the process, or by somebody who changed it since
+  [[maybe_unused]] Mask narrowed_ = {};  // as the thread was left
 };
 
 // The CPU that the calling thread runs on; -1 if the system does not tell.
