@@ -317,6 +317,7 @@ PYBIND11_MODULE(_core_of_main, m, pybind11::mod_gil_not_used()) {
 
 // pybind11 asks for the GIL of the main interpreter as it sets up a module, and so never returns in
 // another one (in mod_wsgi, for example, every application has its own).
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the name that CPython looks for
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
   if (PyInterpreterState_Get() == PyInterpreterState_Main()) return PyInit__core_of_main();
   PyErr_SetString(PyExc_ImportError,

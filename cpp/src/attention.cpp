@@ -373,6 +373,6 @@ double measure_reads(const float* data, std::ptrdiff_t count, double seconds) {
   return static_cast<double>(passes) * static_cast<double>(count) * sizeof(float) / took.count();
 }
 
-std::string threads_name() { return team_name(); }
+std::string threads_name() { return std::string(team_name()); }
 
 }  // namespace cpuattn

@@ -60,8 +60,11 @@ int cpus_of_quota(const std::string& groups, const std::string& root) {
     if (controllers.empty()) {
       cpus = std::min(cpus, smallest_quota(root, group, quota_v2));
     } else if (names_cpu(controllers)) {
-      cpus = std::min(cpus, smallest_quota(root + "/" + controllers, group, quota_v1));
-      cpus = std::min(cpus, smallest_quota(root + "/cpu", group, quota_v1));
+      for (const std::string& name : {controllers, std::string("cpu")}) {
+        std::string mount = root;
+        mount.append("/").append(name);
+        cpus = std::min(cpus, smallest_quota(mount, group, quota_v1));
+      }
     }
   }
   if (cpus == kNoQuota || cpus > 1 << 16) return 0;

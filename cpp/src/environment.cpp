@@ -1,6 +1,8 @@
 #include "environment.hpp"
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <stdexcept>
 
 namespace cpuattn {
@@ -59,10 +61,10 @@ std::string ignored_threads() {
 }
 
 bool asks_openmp_to_bind() {
-  for (const char* name : {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"}) {
-    if (!value_of(name).empty()) return true;
-  }
-  return false;
+  constexpr const char* kNames[] = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY",
+                                    "KMP_AFFINITY"};
+  return std::any_of(std::begin(kNames), std::end(kNames),
+                     [](const char* name) { return !value_of(name).empty(); });
 }
 
 }  // namespace cpuattn

@@ -13,7 +13,7 @@ constexpr std::size_t kAlignment = 64;
 std::atomic<unsigned char*> kept[16];
 
 // The size of a block stands in its first cache line.
-std::size_t& capacity(unsigned char* block) { return *reinterpret_cast<std::size_t*>(block); }
+std::size_t& capacity(const Memory& block) { return *reinterpret_cast<std::size_t*>(block.get()); }
 
 // nullptr if there is none.
 Memory take_kept() {
@@ -39,19 +39,19 @@ Memory allocate(std::size_t bytes) {
 }
 
 Scratch::Scratch(std::size_t bytes) : block_(take_kept()) {
-  if (block_ && capacity(block_.get()) >= bytes) return;
+  if (block_ && capacity(block_) >= bytes) return;
   block_.reset();  // before more is asked for
   block_ = allocate(kAlignment + bytes);
-  capacity(block_.get()) = bytes;
+  capacity(block_) = bytes;
 }
 
 Scratch::~Scratch() {
+  unsigned char* const block = block_.release();
   for (auto& place : kept) {
     unsigned char* empty = nullptr;
-    if (!place.compare_exchange_strong(empty, block_.get(), std::memory_order_release)) continue;
-    block_.release();
-    return;
+    if (place.compare_exchange_strong(empty, block, std::memory_order_release)) return;
   }
+  FreeMemory()(block);
 }
 
 unsigned char* Scratch::data() const { return block_.get() + kAlignment; }

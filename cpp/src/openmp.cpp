@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <ctime>
+#include <string>
 
 #include "float_state.hpp"
 #include "system.hpp"
@@ -56,14 +57,17 @@ int lost_threads() { return forks.load(std::memory_order_relaxed); }
 
 int usable_threads(int wanted) { return omp_in_parallel() || lost_threads() > 0 ? 1 : wanted; }
 
-std::string team_name() {
-  Dl_info library{};
-  std::string name = "unknown";
-  if (dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &library) != 0 && library.dli_fname) {
-    name = library.dli_fname;
-    name = name.substr(name.rfind('/') + 1);
-  }
-  return name + ", OpenMP " + std::to_string(_OPENMP);
+std::string_view team_name() {
+  static const std::string full_name = [] {
+    Dl_info library{};
+    std::string name = "unknown";
+    if (dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &library) != 0 && library.dli_fname) {
+      name = library.dli_fname;
+      name = name.substr(name.rfind('/') + 1);
+    }
+    return name + ", OpenMP " + std::to_string(_OPENMP);
+  }();
+  return full_name;
 }
 
 }  // namespace cpuattn

@@ -240,6 +240,6 @@ int lost_threads() { return forks.load(std::memory_order_relaxed); }
 
 int usable_threads(int wanted) { return std::min(wanted, kMostThreads); }
 
-std::string team_name() { return "own pool"; }
+std::string_view team_name() { return "own pool"; }
 
 }  // namespace cpuattn

@@ -2,7 +2,7 @@
 // those of OpenMP (openmp.cpp).
 #pragma once
 
-#include <string>
+#include <string_view>
 
 namespace cpuattn {
 
@@ -28,6 +28,6 @@ int lost_threads();
 int usable_threads(int wanted);
 
 // What runs the threads, in a few words.
-std::string team_name();
+std::string_view team_name();
 
 }  // namespace cpuattn

@@ -16,7 +16,6 @@
 namespace {
 
 using cpuattn::Options;
-using cpuattn::View;
 using test::Array;
 
 // The largest difference from softmax(scale Q K^T) V in double; causal is bottom-right.

@@ -100,7 +100,7 @@ double worst_beside_one() {
 template <class V>
 void soft_caps() {
   using T = typename V::Element;
-  const double most = double(std::numeric_limits<T>::max());
+  const auto most = double(std::numeric_limits<T>::max());
   for (const double cap : {1e-300, 1e-46, 1e-40, 1e-30, 0.5, 1.0, 30.0, 1e30, 1e38, 3e38, 4e38,
                            5e38, 1e39, 1e60, 1e300, 1.7e308}) {
     const cpuattn::Cap<T> rounded(cap);
@@ -110,9 +110,10 @@ void soft_caps() {
         const T score = static_cast<T>(std::fmin(std::fmax(wanted, -most), most));
         T got[V::kLanes];
         V::store(got, cpuattn::soft_cap<V>(V::set1(score), rounded));
-        const long double exact = (long double)(cap)*std::tanh((long double)(score) / cap);
+        const long double wide_cap = cap, wide_score = score;
+        const long double exact = wide_cap * std::tanh(wide_score / wide_cap);
         // 1 / cap overflows for a subnormal cap: scores below the normal numbers are not capped.
-        const double normal = double(std::numeric_limits<T>::min());
+        const auto normal = double(std::numeric_limits<T>::min());
         const double lowest = double(std::numeric_limits<T>::denorm_min()) * 4;
         const long double floor = cap < normal ? normal : lowest;
         const long double allowed = std::fabs(exact) * 4 * std::numeric_limits<T>::epsilon();

@@ -44,8 +44,10 @@ const std::vector<const Problem*>& problems() {
 
 void many_callers_at_once() {
   std::atomic<int> wrong{0};
+  constexpr int kCallers = 6;
   std::vector<std::thread> callers;
-  for (int i = 0; i < 6; ++i) {
+  callers.reserve(kCallers);
+  for (int i = 0; i < kCallers; ++i) {
     callers.emplace_back([i, &wrong] {
       Options options;
       options.num_threads = 1 + i;
@@ -71,6 +73,7 @@ void backwards(void* calls, int count, Body body, void* context) {
 }
 void at_once(void* calls, int count, Body body, void* context) {
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i, ++*static_cast<int*>(calls)) {
     threads.emplace_back([=] {
       std::fesetround(FE_UPWARD);  // a state that must not reach the result

@@ -95,7 +95,7 @@ Work part_of(Work work, std::ptrdiff_t first, std::ptrdiff_t count) {
   work.num_rows = count;
   work.row_base = static_cast<T*>(work.row_base) + first;
   work.row_sum = static_cast<T*>(work.row_sum) + first;
-  if (work.not_finite) work.not_finite += first;
+  if (work.not_finite != nullptr) work.not_finite += first;
   if (work.start_base) work.start_base = static_cast<const T*>(work.start_base) + first;
   if (work.weight_factor) work.weight_factor = static_cast<const T*>(work.weight_factor) + first;
   return work;

@@ -116,7 +116,7 @@ template <class V>
   typename V::Element lane[V::kLanes];
   V::store(lane, probe);
   for (int i = 0; i < V::kLanes && first_row + i < work.num_rows; ++i) {
-    work.not_finite[first_row + i] = lane[i] != lane[i];
+    work.not_finite[first_row + i] = __builtin_isnan(lane[i]);
   }
 }
 
@@ -248,12 +248,12 @@ struct QueryBlock {
     store_output(work, total);
   }
 
+  ScoreFactors<T, kRows> factors;
   Sums<V, kVecs> total, chunk;
   KeySpan span{};  // of the block of keys at hand
   BlockScratch<V, kVecs> scratch;
   Work work;
   RowBlock<T, kRows> rows;
-  ScoreFactors<T, kRows> factors;
   bool any = false;   // the total has a chunk
   bool sees = false;  // some key of the chunk at hand
   bool empty = true;  // of which none is summed up yet
