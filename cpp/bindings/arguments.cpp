@@ -316,9 +316,9 @@ bool may_overlap(const View& a, const View& b) {
 namespace {
 
 void check_overlap(PyObject* out, const View& view, PyObject* input, const char* name) {
+  if (!input) return;  // most are not given, and a view takes some 10 ns to clear
   View input_view;
-  if (!input || !view_of(input, input_view)) return;
-  if (!may_overlap(view, input_view)) return;
+  if (!view_of(input, input_view) || !may_overlap(view, input_view)) return;
   if (call_python("shares_memory", out, py::handle(input)).cast<bool>()) {
     throw py::value_error(std::string("out overlaps ") + name +
                           "; it must not share memory with an input");
