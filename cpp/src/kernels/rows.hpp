@@ -39,29 +39,17 @@ inline void* row_pointer(const Work& work, const Matrix& matrix, std::ptrdiff_t 
   return static_cast<unsigned char*>(matrix.data) + offset * element_bytes(matrix.type);
 }
 
-inline const unsigned char* row_of(const ScoreArray& array, std::ptrdiff_t head,
-                                   std::ptrdiff_t query) {
-  return array.data + head * array.head_stride_bytes + query * array.row_stride_bytes;
-}
-
-template <class T, int kRows>
-void describe_row(const Work& work, RowBlock<T, kRows>& rows, int r) {
-  const std::ptrdiff_t own = r < work.num_rows ? r : work.num_rows - 1;
-  const std::ptrdiff_t index = work.first_row + own;
-  const std::ptrdiff_t query = work.group == 1 ? index : index / work.group;
-  const std::ptrdiff_t head = index - query * work.group;
-  const std::int64_t first = query + work.first_seen, last = query + work.last_seen;
-  rows.query[r] = static_cast<const unsigned char*>(row_pointer(work, work.query, own));
-  rows.index[r] = query;
-  rows.lo[r] = first > work.key_begin ? first : work.key_begin;
-  const std::ptrdiff_t end = work.key_length < work.key_end ? work.key_length : work.key_end;
-  rows.hi[r] = last < end ? last + 1 : end;
-  rows.mask[r] = work.mask.data ? row_of(work.mask, head, query) : nullptr;
-  rows.bias[r] = work.bias.data ? row_of(work.bias, head, query) : nullptr;
-  rows.segment[r] =
-      work.query_segments.data ? work.query_segments.data[query * work.query_segments.stride] : 0;
-  rows.slope[r] =
-      work.alibi_slopes ? static_cast<const T*>(work.alibi_slopes)[head * work.alibi_stride] : T(0);
+// Calls f(row, head, query) for the rows of a block, and again for the last one beyond it.
+template <int kRows, class F>
+void for_each_row(const Work& work, F f) {
+  std::ptrdiff_t query = work.group == 1 ? work.first_row : work.first_row / work.group;
+  std::ptrdiff_t head = work.first_row - query * work.group;
+  for (int r = 0; r < kRows; ++r) {
+    f(r, head, query);
+    if (r + 1 >= work.num_rows || ++head < work.group) continue;
+    head = 0;
+    ++query;
+  }
 }
 
 // How far the query of row r stands behind the key, negative if it stands before it. Sums of
@@ -72,36 +60,64 @@ T distance_from(const Work& work, const RowBlock<T, kRows>& rows, int r, std::pt
                         static_cast<double>(rows.index[r] - key));
 }
 
-// The bounds are gathered in registers: short calls notice the way through memory.
+// Which keys each row sees by causal, window and lengths. Later rows are of the same query or a
+// later one, so the first and the last row have the bounds of all.
+template <class T, int kRows>
+void find_bounds(const Work& work, RowBlock<T, kRows>& rows) {
+  const std::ptrdiff_t end = work.key_length < work.key_end ? work.key_length : work.key_end;
+  for (int r = 0; r < kRows; ++r) {
+    const std::int64_t first = rows.index[r] + work.first_seen;
+    const std::int64_t last = rows.index[r] + work.last_seen;
+    rows.lo[r] = first > work.key_begin ? first : work.key_begin;
+    rows.hi[r] = last < end ? last + 1 : end;
+  }
+  rows.lo_min = rows.lo[0];
+  rows.lo_max = rows.lo[kRows - 1];
+  rows.hi_min = rows.hi[0];
+  rows.hi_max = rows.hi[kRows - 1];
+}
+
+template <class T, int kRows>
+void find_segments(const Work& work, RowBlock<T, kRows>& rows) {
+  const Segments& ids = work.query_segments;
+  rows.segment_min = rows.segment_max = ids.data[rows.index[0] * ids.stride];
+  for (int r = 0; r < kRows; ++r) {
+    const std::int64_t id = ids.data[rows.index[r] * ids.stride];
+    rows.segment[r] = id;
+    if (id < rows.segment_min) rows.segment_min = id;
+    if (id > rows.segment_max) rows.segment_max = id;
+  }
+}
+
+// Where the rows of a mask or bias start; true: all are the same one.
+template <int kRows>
+bool find_score_rows(const Work& work, const ScoreArray& array, const unsigned char** rows) {
+  bool same = true;
+  for_each_row<kRows>(work, [&](int r, std::ptrdiff_t head, std::ptrdiff_t query) {
+    rows[r] = array.data + head * array.head_stride_bytes + query * array.row_stride_bytes;
+    same &= rows[r] == rows[0];
+  });
+  return same;
+}
+
+// What an option needs is only set where it is given.
 template <class T, int kRows>
 void describe_rows(const Work& work, RowBlock<T, kRows>& rows) {
-  std::ptrdiff_t lo_min = PTRDIFF_MAX, lo_max = PTRDIFF_MIN, hi_min = lo_min, hi_max = lo_max;
-  for (int r = 0; r < kRows; ++r) {
-    describe_row(work, rows, r);
-    const std::ptrdiff_t lo = rows.lo[r], hi = rows.hi[r];
-    lo_min = lo < lo_min ? lo : lo_min;
-    lo_max = lo > lo_max ? lo : lo_max;
-    hi_min = hi < hi_min ? hi : hi_min;
-    hi_max = hi > hi_max ? hi : hi_max;
-  }
-  rows.lo_min = lo_min;
-  rows.lo_max = lo_max;
-  rows.hi_min = hi_min;
-  rows.hi_max = hi_max;
-
-  std::int64_t id_min = rows.segment[0], id_max = id_min;
-  bool shared_mask = true, shared_bias = true;
-  for (int r = 1; r < kRows; ++r) {
-    const std::int64_t id = rows.segment[r];
-    id_min = id < id_min ? id : id_min;
-    id_max = id > id_max ? id : id_max;
-    shared_mask &= rows.mask[r] == rows.mask[0];
-    shared_bias &= rows.bias[r] == rows.bias[0];
-  }
-  rows.segment_min = id_min;
-  rows.segment_max = id_max;
-  rows.shared_mask = shared_mask;
-  rows.shared_bias = shared_bias;
+  const auto* queries = static_cast<const unsigned char*>(work.query.data);
+  const std::ptrdiff_t bytes = element_bytes(work.query.type);
+  for_each_row<kRows>(work, [&](int r, std::ptrdiff_t head, std::ptrdiff_t query) {
+    rows.index[r] = query;
+    rows.query[r] =
+        queries + (head * work.query.head_stride + query * work.query.row_stride) * bytes;
+  });
+  find_bounds(work, rows);
+  if (work.query_segments.data) find_segments(work, rows);
+  if (work.mask.data) rows.shared_mask = find_score_rows<kRows>(work, work.mask, rows.mask);
+  if (work.bias.data) rows.shared_bias = find_score_rows<kRows>(work, work.bias, rows.bias);
+  if (!work.alibi_slopes) return;
+  for_each_row<kRows>(work, [&](int r, std::ptrdiff_t head, std::ptrdiff_t) {
+    rows.slope[r] = static_cast<const T*>(work.alibi_slopes)[head * work.alibi_stride];
+  });
 }
 
 }  // namespace
