@@ -60,11 +60,14 @@ struct Sums {
 
   Sums(T* memory, std::ptrdiff_t dims) : outputs(memory), value_dim(dims) {}
 
-  void clear() {
+  // The outputs are written by the first keys.
+  void start() {
     for (int r = 0; r < kRows; ++r) {
       state.base[r] = -T(INFINITY);
       state.sum[r] = 0;
     }
+  }
+  void clear_outputs() {
     for (std::ptrdiff_t i = 0; i < value_dim * kRows; ++i) outputs[i] = 0;
   }
   void start_from(const Work& work) {
@@ -214,10 +217,11 @@ struct QueryBlock {
     sees = begin < rows.hi_max && (end < rows.hi_max ? end : rows.hi_max) > rows.lo_min;
     empty = true;
     if (!sees) return;
-    sums().clear();
+    sums().start();
     if (work.start_base) sums().start_from(work);
   }
   [[gnu::noinline]] void end_chunk() {
+    if (sees && empty) sums().clear_outputs();
     if (sees && any) total.add(chunk);
     any |= sees;
   }
@@ -238,12 +242,16 @@ struct QueryBlock {
     if constexpr (V::kPack == 1) {
       if (work.weight_factor) shrink_weights<V, kVecs>(work, scratch.scores, span.size());
     }
-    ValueBlock<V, kVecs> block{work, rows, span, offset, {}, weights, state.block_factor, visible};
+    ValueBlock<V, kVecs> block{work,    rows, span, offset, {}, weights, state.block_factor,
+                               visible, empty};
     accumulate_values(block, shared, sums().outputs);
     empty = false;
   }
   [[gnu::noinline]] void store() {
-    if (!any) total.clear();
+    if (!any) {
+      total.start();
+      total.clear_outputs();
+    }
     if (work.sinks && work.normalise) total.add_sinks(work);
     store_output(work, total);
   }
@@ -252,7 +260,7 @@ struct QueryBlock {
   Sums<V, kVecs> total, chunk;
   KeySpan span{};  // of the block of keys at hand
   BlockScratch<V, kVecs> scratch;
-  Work work;
+  const Work& work;
   RowBlock<T, kRows> rows;
   bool any = false;   // the total has a chunk
   bool sees = false;  // some key of the chunk at hand

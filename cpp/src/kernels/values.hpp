@@ -22,6 +22,11 @@ namespace {
 // block, for the same reason as the weights: equal terms are all rounded alike.
 constexpr std::ptrdiff_t kValueGroup = 48;
 
+// Keys, or pairs of them, [begin, end) of a block, the first or a later group of it.
+struct KeyGroup {
+  std::ptrdiff_t begin, end;
+};
+
 // One block of keys: what its values are to be multiplied with, and who may see them.
 template <class V, int kVecs>
 struct ValueBlock {
@@ -34,23 +39,20 @@ struct ValueBlock {
   const Operand<V>* weights;     // [key or pair of keys][rows]
   const T* factors;              // of the rows, where kBlockBase
   T* visible;                    // [key][rows], valid once `traced`
+  bool nothing_yet;              // no key was summed up before: outputs are not even zeros
   bool traced = false;
 
   // What lies before the span, in keys or pairs, and the first key of one of them.
   std::ptrdiff_t first() const { return offset / V::kPack; }
   std::ptrdiff_t depth() const { return operands<V>(offset + span.size()) - first(); }
   std::ptrdiff_t key(std::ptrdiff_t j) const { return (first() + j) * V::kPack - offset; }
+  bool is_first(KeyGroup group) const { return nothing_yet && group.begin == 0; }
 };
 
-// Keys, or pairs of them, [begin, end) of a block, the first or a later group of it.
-struct KeyGroup {
-  std::ptrdiff_t begin, end;
-};
-
-// outputs and factors: of the first row of the tile.
+// outputs and factors: of the first row of the tile. is_first: nothing was summed up before.
 template <class V, int kVecs, int kDims, int kCols>
 [[gnu::always_inline]] inline void add_tile(const Tile<V, kDims, kCols>& tile,
-                                            const typename V::Element* factors,
+                                            const typename V::Element* factors, bool is_first,
                                             typename V::Element* outputs) {
   constexpr int kRows = kVecs * V::kLanes;
   const auto add = [&](int n, typename V::Vec output, typename V::Vec sum) {
@@ -62,7 +64,7 @@ template <class V, int kVecs, int kDims, int kCols>
 #pragma GCC unroll 16
     for (int n = 0; n < kCols; ++n) {
       auto* output = outputs + m * kRows + n * V::kLanes;
-      V::store(output, add(n, V::load(output), tile.at[m][n]));
+      V::store(output, add(n, is_first ? V::zero() : V::load(output), tile.at[m][n]));
     }
   }
 }
@@ -104,7 +106,8 @@ template <class V, int kVecs>
           sum = V::fma(seen, weight, sum);
         }
       }
-      add_tile<V, kVecs>(Tile<V, 1, 1>{{{sum}}}, block.factors + row, outputs + d * kRows + row);
+      add_tile<V, kVecs>(Tile<V, 1, 1>{{{sum}}}, block.factors + row, block.is_first(group),
+                         outputs + d * kRows + row);
     }
   }
 }
@@ -137,7 +140,8 @@ template <class V, int kVecs, int kDims, bool kCheck>
     if (kCheck && !all_finite(tile)) {
       accumulate_visible(block, group, dim, kDims, first, kCols, outputs);
     } else {
-      add_tile<V, kVecs>(tile, block.factors + first, outputs + dim * kRows + first);
+      add_tile<V, kVecs>(tile, block.factors + first, block.is_first(group),
+                         outputs + dim * kRows + first);
     }
   }
 }
