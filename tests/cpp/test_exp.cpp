@@ -28,6 +28,14 @@ double ulps(T got, Exact exact) {
                              std::ldexp(Exact(1), place));
 }
 
+// Whether the C library's functions of long double know more than those of double. They do not
+// where the two types are one (macOS on ARM), nor in musl for those of 128 bits.
+bool knows_more_than_double() {
+  const volatile long double one = 1;  // computed here, not by the compiler
+  const long double e = std::exp(one);
+  return e != static_cast<long double>(static_cast<double>(e));
+}
+
 float float_of(std::uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, sizeof(x));
@@ -182,9 +190,13 @@ int main() {
   expect("weight beside 1, float", worst_beside_one<Float32>(), 1.5);
   expect("weight beside 1, double", worst_beside_one<Float64>(), 1.5);
   tanh_float(stride);
-  soft_caps<Float32>();
-  soft_caps<Float64>();
-  exp_double();
+  if (knows_more_than_double()) {
+    soft_caps<Float32>();
+    soft_caps<Float64>();
+    exp_double();
+  } else {
+    std::printf("skipped: soft caps and exp of double, which std::exp(long double) cannot judge\n");
+  }
   edges<Float32>();
   edges<Float64>();
   return test::finish();
