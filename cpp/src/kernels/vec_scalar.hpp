@@ -97,7 +97,10 @@ struct ScalarVec {
   static Vec mul_pow2(Vec p, Vec n) {
     constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
     constexpr int kBias = sizeof(T) == 4 ? 127 + 24 : 1023 + 53;
-    const Mask exponent = __builtin_convertvector(n, Mask) + kBias;
+    // By bits: a conversion of NaN to an integer is undefined, and Clang makes use of it.
+    const Vec magic = set1(sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52));
+    const Mask integer = reinterpret_cast<Mask>(n + magic) - reinterpret_cast<Mask>(magic);
+    const Mask exponent = integer + kBias;
     const Mask power = (exponent & (exponent > 0)) << kMantissa;  // 2^-kBias and less become 0
     return p * reinterpret_cast<Vec>(power);
   }
