@@ -138,7 +138,8 @@ struct Work {
   // scores into weights.
   Stage stage = Stage::kWeights;
 
-  // Asked once per key block; true: leave at once, the results will not be used.
+  // Asked once per key block, in wide heads more often; true: leave at once, the results will not
+  // be used.
   bool (*should_stop)(void*) = nullptr;
   void* stop_context = nullptr;
 };

@@ -1,17 +1,21 @@
-// Threads: many callers at once, threads that the caller brings along, and the quota of a
-// container.
+// Threads: many callers at once, threads that the caller brings along, questions whether to stop,
+// and the quota of a container.
+#include <algorithm>
 #include <atomic>
 #include <cfenv>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "array.hpp"
 #include "check.hpp"
 #include "cpuattn/attention.hpp"
 #include "cpus.hpp"
+#include "memory.hpp"
+#include "registry.hpp"
 
 namespace {
 
@@ -106,6 +110,56 @@ void state_of_the_caller() {
   }
 }
 
+// Counts the questions of a kernel. A block of keys of very wide heads may take seconds, so each of
+// its pieces of 64 keys asks.
+struct Questions {
+  int asked = 0, stop_at = 0;
+  static bool ask(void* context) {
+    auto* self = static_cast<Questions*>(context);
+    return ++self->asked == self->stop_at;
+  }
+};
+
+int questions_of_decode(const cpuattn::Kernels& kernels, std::ptrdiff_t head_dim,
+                        std::ptrdiff_t value_dim, int stop_at) {
+  std::vector<float> row(static_cast<std::size_t>(std::max(head_dim, value_dim)), 0.5f);
+  std::vector<float> output(row.size());
+  float base = 0, sum = 0;
+  Questions questions;
+  questions.stop_at = stop_at;
+  cpuattn::Work work;
+  work.head_dim = head_dim;
+  work.value_dim = value_dim;
+  work.num_rows = 1;
+  work.key_end = work.key_chunk = work.key_length = kernels.decode_block;
+  work.query = {row.data(), 0, 0, 1, cpuattn::ElementType::kFloat32};
+  work.output = {output.data(), 0, 0, 1, cpuattn::ElementType::kFloat32};
+  work.key.data = work.value.data = row.data();  // each key is the same row
+  work.key.dim_stride = work.value.dim_stride = 1;
+  work.key.type = work.value.type = cpuattn::ElementType::kFloat32;
+  work.row_base = &base;
+  work.row_sum = &sum;
+  work.should_stop = Questions::ask;
+  work.stop_context = &questions;
+  const cpuattn::Scratch scratch(kernels.decode_scratch(head_dim, value_dim, 1));
+  kernels.decode(work, scratch.data());
+  test::check(stop_at > 0 || output[0] == 0.5f, "the result of a call that was asked");
+  return questions.asked;
+}
+
+void wide_heads_ask_often() {
+  constexpr std::ptrdiff_t kWide = 1 << 16;
+  for (const cpuattn::Isa* isa : cpuattn::available_isas()) {
+    const int pieces = isa->float32.decode_block / 64;
+    for (const auto& [head_dim, value_dim] : {std::pair(kWide, std::ptrdiff_t(1)), {64, kWide}}) {
+      const int all = questions_of_decode(isa->float32, head_dim, value_dim, 0);
+      test::check(all >= 2 * pieces, std::string(isa->name) + ": asked for each piece of keys");
+      const int stopped = questions_of_decode(isa->float32, head_dim, value_dim, 3);
+      test::check(stopped <= 3 + pieces, std::string(isa->name) + ": leaves where it is stopped");
+    }
+  }
+}
+
 struct Files {
   std::filesystem::path root =
       std::filesystem::temp_directory_path() /
@@ -151,6 +205,7 @@ int main() {
   many_callers_at_once();
   threads_of_the_caller();
   state_of_the_caller();
+  wide_heads_ask_often();
   quotas();
   return test::finish();
 }

@@ -109,16 +109,22 @@ void store_decode(const Work& work, const Partial& total, std::ptrdiff_t padded)
   }
 }
 
-// f(piece, keys of the span before it). Pieces end at fixed keys, wherever the span begins:
-// `offset` keys of the block lie before it.
+// Heads from here on take milliseconds for a piece of keys, and a block of them may take seconds.
+constexpr std::ptrdiff_t kWideHead = std::ptrdiff_t(1) << 16;
+
+// f(piece, keys of the span before it); false: interrupted, which is asked for wide heads. Pieces
+// end at fixed keys, wherever the span begins: `offset` keys of the block lie before it.
 template <class F>
-void for_each_piece(KeySpan span, std::ptrdiff_t offset, F f) {
+bool for_each_piece(const Work& work, KeySpan span, std::ptrdiff_t offset, F f) {
+  const bool asks = work.should_stop && work.head_dim + work.value_dim >= kWideHead;
   for (std::ptrdiff_t first = 0, size; first < span.size(); first += size) {
+    if (asks && work.should_stop(work.stop_context)) return false;
     const std::ptrdiff_t rest = span.size() - first;
     size = kDecodePiece - (offset + first) % kDecodePiece;
     size = size < rest ? size : rest;
     f(KeySpan{span.begin + first, span.begin + first + size, span.cover}, first);
   }
+  return true;
 }
 
 template <class V, int kRows>
@@ -134,7 +140,7 @@ void clear(const Partial& sums, std::ptrdiff_t padded) {
 }
 
 // The largest scores, the sums of weights and the weighted values of the keys of a block that some
-// row may see, before which `offset` others lie.
+// row may see, before which `offset` others lie. Nothing of use where the call was interrupted.
 template <class V, class S, int kRows>
 void sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& rows,
                const ScoreFactors<typename V::Element, kRows>& factors, KeySpan span,
@@ -146,11 +152,12 @@ void sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& row
   const T pair_factor = V::kPack > 1 ? QueryScale<V>(work).score : T(1);
   find_rows(work.key, span.begin, span.end, work.head_dim, found);
   expect_rows(work.value, span.begin, span.end, found);
-  for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
+  const auto score = [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.key, first, piece.size(), work.head_dim, scratch.copy, found);
     score_piece<V, S, kRows>(found, first, piece.size(), work.head_dim, scratch.queries,
                              pair_factor, scores + first * kRows);
-  });
+  };
+  if (!for_each_piece(work, span, offset, score)) return;
   const std::ptrdiff_t filled =
       finish_scores<V, kRows>(work, rows, factors, 0, span, offset, scratch.scores);
   find_largest<V, kRows>(scratch.scores, filled, max);
@@ -161,7 +168,7 @@ void sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& row
   find_rows(work.value, span.begin, span.end, work.value_dim, found);
   expect_rows(work.key, span.end, rows.hi_max, found);
   const std::ptrdiff_t ahead = rows_ahead<S>(work.value_dim);
-  for_each_piece(span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
+  for_each_piece(work, span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, found);
     T* const weights = scores + first * kRows;
     if (sizeof(S) == 1) scale_keys(found, first, piece.size(), T(scale_unit(work)), weights);

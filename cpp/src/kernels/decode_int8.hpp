@@ -81,11 +81,11 @@ void load_query_digits(const Work& work, const void* query, int row, float* numb
 }
 
 template <class V, int kRows>
-void score_int8_span(const Work& work, KeySpan span, const QueryDigits<kRows>& queries,
+bool score_int8_span(const Work& work, KeySpan span, const QueryDigits<kRows>& queries,
                      std::int8_t* copy, Int8Rows<V, kRows>& keys, float* scores) {
   const Int8Scores<V, kRows> block{keys, work.head_dim, queries, scores,
                                    Int8Scratch<V, kRows>::kScores};
-  for_each_piece(span, 0, [&](KeySpan piece, std::ptrdiff_t first) {
+  return for_each_piece(work, span, 0, [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.key, first, piece.size(), work.head_dim, copy, keys);
     score_int8(block, first, first + piece.size());
   });
@@ -107,7 +107,7 @@ void add_int8_span(const Work& work, KeySpan span, const float* weights,
     V::store(scratch.sums + i, V::set1_integer(0));
   }
   const Int8Values<V, kRows> block{values, digits, work.value_dim, scratch.sums};
-  for_each_piece(span, 0, [&](KeySpan piece, std::ptrdiff_t first) {
+  for_each_piece(work, span, 0, [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, values);
     accumulate_int8(block, first, first + piece.size());
   });
@@ -126,7 +126,7 @@ void sum_int8_block(const Work& work, const RowBlock<float, kRows>& rows,
   Int8Rows<V, kRows> found;
   find_rows(work.key, span.begin, span.end, work.head_dim, found);
   expect_rows(work.value, span.begin, span.end, found);
-  score_int8_span<V>(work, span, queries, scratch.copy, found, weights);
+  if (!score_int8_span<V>(work, span, queries, scratch.copy, found, weights)) return;
 
   find_rows(work.value, span.begin, span.end, work.value_dim, found);
   expect_rows(work.key, span.end, rows.hi_max, found);
