@@ -118,7 +118,7 @@ template <class V, class Store>
   };
   double largest = 0;
   for_each([&](std::ptrdiff_t, double x) { largest = fabs(x) > largest ? fabs(x) : largest; });
-  if (largest == 0 || work.scale == 0 || isinf(largest)) return 0;
+  if (largest == 0 || work.scale == 0 || __builtin_isinf(largest)) return 0;
   int exponent, scale_exponent;
   frexp(largest, &exponent);
   const double fraction = frexp(work.scale, &scale_exponent);
