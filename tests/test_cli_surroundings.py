@@ -10,6 +10,7 @@ import pytest
 from cpuattn import __main__ as cli
 from cpuattn.demo import fetch
 from cpuattn.demo.errors import DemoError
+from scripts import ONE_ROUND
 
 EXTRA = 'needs pip install ".[demo,bench]"'
 INLINE = "module://matplotlib_inline.backend_inline"  # what a notebook leaves to its children
@@ -22,9 +23,10 @@ def run(
     cwd: Path | None = None,
     flags: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
+    program: tuple[str, ...] = ("-m", "cpuattn"),
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line behind a shell that redirects its streams."""
-    command = [os.fsencode(word) for word in (sys.executable, *flags, "-m", "cpuattn", *arguments)]
+    command = [os.fsencode(word) for word in (sys.executable, *flags, *program, *arguments)]
     return subprocess.run(
         ["bash", "-c", f'"$@" {redirect}', "bash", *command],
         capture_output=True,
@@ -173,7 +175,9 @@ def test_backend_of_a_notebook(tmp_path: Path) -> None:
         pytest.importorskip(package, reason=EXTRA)
     for number, arguments in enumerate((["demo", "--tokens=2", "--output"], [*BENCH, "--plot"])):
         picture = tmp_path / f"{number}.png"
-        result = run(*arguments, str(picture), environment={"MPLBACKEND": INLINE})
+        result = run(
+            *arguments, str(picture), environment={"MPLBACKEND": INLINE}, program=ONE_ROUND
+        )
         assert result.returncode == 0, result.stderr
         assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -182,7 +186,7 @@ def test_nothing_is_written_unasked(tmp_path: Path) -> None:
     for package in ("glassllm", "ml_dtypes", "threadpoolctl"):
         pytest.importorskip(package, reason=EXTRA)
     for arguments in (["demo", "--tokens=2"], BENCH):
-        result = run(*arguments, cwd=tmp_path)
+        result = run(*arguments, cwd=tmp_path, program=ONE_ROUND)
         assert result.returncode == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -18,12 +18,13 @@ from matplotlib.image import imread  # noqa: E402
 from cpuattn.demo import generate, speed  # noqa: E402
 from cpuattn.demo import glassllm as model_on_cpuattn  # noqa: E402
 from cpuattn.demo.options import PROMPTS  # noqa: E402
+from scripts import ONE_ROUND  # noqa: E402
 
 
 def test_demo_end_to_end(tmp_path: Path) -> None:
     picture = tmp_path / "weights.png"
     result = subprocess.run(
-        [sys.executable, "-m", "cpuattn", "demo", "--prompt", "The Queen said", "--tokens", "12",
+        [sys.executable, *ONE_ROUND, "demo", "--prompt", "The Queen said", "--tokens", "12",
          "--output", str(picture)],
         capture_output=True, encoding="utf-8", check=False, timeout=120,
     )  # fmt: skip
