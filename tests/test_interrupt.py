@@ -28,9 +28,9 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 for _ in range(3):
-    timer = threading.Timer(0.2, interrupt)
-    timer.start()
+    timer = threading.Timer(0.1, interrupt)
     try:
+        timer.start()
         cpuattn.attention(query, key, value, num_threads={num_threads})
     except KeyboardInterrupt:
         print(time.monotonic() - sent)
