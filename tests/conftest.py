@@ -1,7 +1,9 @@
 """Fixtures of all tests: instruction sets, dtypes, and a watchdog for tests that could hang."""
 
 import faulthandler
+import math
 import os
+import time
 from collections.abc import Iterator
 
 import hypothesis
@@ -15,6 +17,7 @@ from oracle import Dtype
 # A hung OpenMP barrier cannot be interrupted from Python: dump every stack and end the run.
 SECONDS_PER_TEST = 120
 _STDERR = pytest.StashKey[int]()
+_ARMED = pytest.StashKey[float]()
 
 # The same examples in every run: the error of one or two outputs against NumPy's is luck, and one
 # random example in about a thousand breaks the rule of oracle.py with nothing wrong.
@@ -27,6 +30,7 @@ hypothesis.settings.load_profile("same")
 def pytest_configure(config: pytest.Config) -> None:
     # pytest captures descriptor 2 while a test runs; the watchdog needs the real one.
     config.stash[_STDERR] = os.dup(2)
+    config.stash[_ARMED] = -math.inf
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,10 +47,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _watchdog(pytestconfig: pytest.Config) -> Iterator[None]:
-    faulthandler.dump_traceback_later(SECONDS_PER_TEST, exit=True, file=pytestconfig.stash[_STDERR])
-    yield
+def _watchdog(pytestconfig: pytest.Config) -> None:
+    # Each time starts a thread, which would take longer than many of the tests.
+    if time.monotonic() - pytestconfig.stash[_ARMED] > 1:
+        stderr = pytestconfig.stash[_STDERR]
+        faulthandler.dump_traceback_later(SECONDS_PER_TEST, exit=True, file=stderr)
+        pytestconfig.stash[_ARMED] = time.monotonic()
+
+
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> None:
+    """Let what many tests share, a download for one, take as long as it takes."""
+    if fixturedef.scope != "function":
+        _disarm(request.config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _disarm(config)
+
+
+def _disarm(config: pytest.Config) -> None:
     faulthandler.cancel_dump_traceback_later()
+    config.stash[_ARMED] = -math.inf
 
 
 def _use_if_there(name: str) -> Iterator[str]:
