@@ -4,7 +4,10 @@ It shares nothing with the library. Letters: B batch (all leading dimensions), H
 Lq and Lk lengths, D head_dim of query and key, Dv head_dim of value.
 """
 
-from typing import Any, NamedTuple
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +33,51 @@ class Result(NamedTuple):
     lse: Array
 
 
+_Arguments = ParamSpec("_Arguments")
+_BYTES_KEPT = 2**28  # of results: all examples of a property test
+
+
+def _remembered(compute: Callable[_Arguments, Result]) -> Callable[_Arguments, Result]:
+    """Give the same result, read-only, to all that ask the same: every ISA asks for each case."""
+    kept: dict[bytes, Result] = {}
+    size = 0
+
+    @functools.wraps(compute)
+    def attend(*arrays: _Arguments.args, **options: _Arguments.kwargs) -> Result:
+        nonlocal size
+        asked = _digest(*arrays, *sorted(options.items()))
+        if asked not in kept:
+            kept[asked] = compute(*arrays, **options)
+            for stage in kept[asked]:
+                stage.setflags(write=False)
+                size += stage.nbytes
+        result = kept[asked]
+        while size > _BYTES_KEPT:
+            size -= sum(stage.nbytes for stage in kept.pop(next(iter(kept))))
+        return result
+
+    return attend
+
+
+def _digest(*arguments: object) -> bytes:
+    """Tell arguments apart by what they hold."""
+    found = hashlib.sha1(usedforsecurity=False)
+
+    def add(argument: object) -> None:
+        if isinstance(argument, np.ndarray):
+            found.update(f"{argument.dtype.name} {argument.shape} ".encode() + argument.tobytes())
+        elif isinstance(argument, tuple | list):
+            found.update(f"{type(argument)} {len(argument)} ".encode())
+            for part in argument:
+                add(part)
+        else:
+            found.update(f"{type(argument)} {argument!r} ".encode())
+
+    add(arguments)
+    return found.digest()
+
+
+@_remembered
 def attend(
     query: Array,
     key: Array,

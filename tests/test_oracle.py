@@ -97,3 +97,20 @@ def test_accuracy_rule_refuses() -> None:
         assert_accurate(plain, hidden_nan, plain)
     with pytest.raises(AssertionError):
         assert_accurate(exact, exact, plain)
+
+
+def test_the_oracle_remembers_what_arguments_hold() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 4))
+    first = attend(x, x, x, sinks=[0.5, 1.5])
+    assert attend(x.copy(), x, x, sinks=[0.5, 1.5]) is first
+    assert not first.out.flags.writeable
+    others = [
+        attend(x, x, x, sinks=[0.5, 1.25]),
+        attend(x, x, x, sinks=[0.5, 1.5], causal=True),
+        attend(x, x, x, sinks=[0.5, 1.5], dtype=np.float32),
+        attend(x[:, :2], x, x, sinks=[0.5, 1.5]),
+    ]
+    x[1, 0, 0] += 1
+    others.append(attend(x, x, x, sinks=[0.5, 1.5]))
+    assert all(other is not first for other in others)
+    assert abs(others[-1].out - first.out).max() > 0.01
