@@ -1,6 +1,7 @@
 """Sizes and strides beyond 32 bits, without the memory: broadcast views and sparse files."""
 
-from pathlib import Path
+import os
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -81,13 +82,14 @@ def test_batch_of_more_than_32_bits_of_keys(queries: int) -> None:
     np.testing.assert_allclose(lse[seen, 0, 0], score + np.log(lengths[seen]), rtol=1e-5)
 
 
-def spread(x: Array, axis: int, folder: Path) -> Array:
+def spread(x: Array, axis: int) -> Array:
     """x with a stride of this axis such that its last element lies beyond 2^31 elements."""
     stride = -(-(2**31 + 4096) // (x.shape[axis] - 1))
     rest = np.moveaxis(x, axis, 0)
-    file = folder / "sparse"
-    memory = np.memmap(file, x.dtype, mode="w+", shape=(x.shape[axis], stride))
-    file.unlink()  # the mapping keeps it; no sparse file of many GiB stays behind
+    # A sparse file without a name. On Linux it is in memory: a busy disk may take seconds.
+    linux = hasattr(os, "memfd_create")
+    with os.fdopen(os.memfd_create("sparse"), "w+b") if linux else tempfile.TemporaryFile() as file:
+        memory = np.memmap(file, x.dtype, mode="w+", shape=(x.shape[axis], stride))
     near = np.asarray(memory)[:, : rest[0].size].reshape(rest.shape)
     near[...] = rest
     return np.moveaxis(near, 0, axis)
@@ -96,7 +98,7 @@ def spread(x: Array, axis: int, folder: Path) -> Array:
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
 @pytest.mark.parametrize("which", ["query", "key", "value", "bias", "mask", "out"])
 @pytest.mark.parametrize("queries", [2, 20])
-def test_strides_beyond_32_bits(which: str, axis: int, queries: int, tmp_path: Path) -> None:
+def test_strides_beyond_32_bits(which: str, axis: int, queries: int) -> None:
     rng = np.random.default_rng(4)
     shape = Shape(queries, keys=33, head_dim=3, batch=3)
     query, key, value = shape.arrays(rng, np.float32)
@@ -110,7 +112,7 @@ def test_strides_beyond_32_bits(which: str, axis: int, queries: int, tmp_path: P
         "out": np.zeros_like(query),
     }
     expected = cpuattn.attention(**arrays).copy()
-    far = arrays | {which: spread(arrays[which], axis, tmp_path)}
+    far = arrays | {which: spread(arrays[which], axis)}
     assert max(far[which].strides) > far[which].itemsize * 2**31 // (3 * 33)
     far["out"][...] = 0
     np.testing.assert_array_equal(cpuattn.attention(**far), expected)
