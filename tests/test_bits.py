@@ -5,6 +5,7 @@ python tests/test_bits.py --show GROUP: print the hash of each call of a group, 
 """
 
 import argparse
+import difflib
 import functools
 import itertools
 import json
@@ -89,7 +90,7 @@ def test_bits(name: str, isa: str) -> None:
         if digest(found) != expected:
             of_one = zip(cached_calls(name), found, hashes(name, (1,)), strict=True)
             assert [call.label for call, one, other in of_one if one != other] == []
-        assert digest(found) == expected
+        assert digest(found) == expected, f"{name}: to find the call, see --show"
 
 
 @pytest.mark.parametrize("name", ANY_ISA)
@@ -103,7 +104,9 @@ def test_no_group_is_left_over() -> None:
 
 
 def test_messages_of_errors() -> None:
-    assert error_lines() == ERRORS.read_text().splitlines()
+    before, now = ERRORS.read_text().splitlines(), error_lines()
+    changed = list(difflib.unified_diff(before, now, lineterm="", n=0))
+    assert not changed, "\n".join(changed)
 
 
 def write() -> None:
