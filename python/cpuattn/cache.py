@@ -229,6 +229,7 @@ class KVCache:
         Parameters
         ----------
         key : (B, Hkv, L, D) array
+            Of any float dtype and strides, stored like `value`.
         value : (B, Hkv, L, Dv) array
             Of any float dtype and strides, also views of this cache; stored in the dtype of the
             cache, rounded to nearest even. What is too large for float16 or bfloat16 becomes

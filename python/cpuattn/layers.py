@@ -144,6 +144,7 @@ class MultiHeadAttention(Projections):
         Parameters
         ----------
         x : (..., Lq, E) array
+            Of the dtype of the layer.
         context : (..., Lk, key_dim) array, pair of arrays, KVCache or PagedKVCache, optional
             What keys and values are projected from; a pair holds the input of the keys and that of
             the values. A cache holds projected keys and values: of a context that was given with

@@ -210,6 +210,7 @@ class PagedKVCache:
         seq_ids : (n,) int
             The sequences, each once.
         key : (n, Hkv, L, D) array
+            Of any float dtype and strides, stored like `value`.
         value : (n, Hkv, L, Dv) array
             Of any float dtype and strides; stored in the dtype of the cache, rounded to nearest
             even.

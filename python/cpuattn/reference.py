@@ -41,7 +41,9 @@ def scores(query: Matrix, key: Matrix, scale: float | None = None) -> list[list[
     Parameters
     ----------
     query : (Lq, D) nested sequence of float
+        One row per query.
     key : (Lk, D) nested sequence of float
+        One row per key.
     scale : float, optional
         1/√D by default.
 
@@ -61,7 +63,18 @@ def scores(query: Matrix, key: Matrix, scale: float | None = None) -> list[list[
 
 
 def hide_future(scores: Matrix) -> list[list[float]]:
-    """Set the scores of keys that come after their query to -inf; the last row sees every key."""
+    """Set the scores of keys that come after their query to -inf; the last row sees every key.
+
+    Parameters
+    ----------
+    scores : (Lq, Lk) nested sequence of float
+        One row per query.
+
+    Returns
+    -------
+    list of list of float
+        (Lq, Lk).
+    """
     return [
         [s if j <= i + len(row) - len(scores) else -math.inf for j, s in enumerate(row)]
         for i, row in enumerate(scores)
@@ -69,10 +82,20 @@ def hide_future(scores: Matrix) -> list[list[float]]:
 
 
 def softmax(row: Sequence[float]) -> list[float]:
-    """Turn one row of scores into weights: exp(score), divided by the sum of the row.
+    """Compute the weights of one row of scores: exp(score), divided by the sum of the row.
 
     The largest score is subtracted first. That changes no weight, because it cancels in the
     division, and no exp can overflow. A row that sees no key (all -inf, or empty) has zero weights.
+
+    Parameters
+    ----------
+    row : (Lk,) sequence of float
+        The scores of one query.
+
+    Returns
+    -------
+    list of float
+        (Lk,); they sum to 1, or are all 0.
 
     Examples
     --------
@@ -88,7 +111,17 @@ def softmax(row: Sequence[float]) -> list[float]:
 
 
 def weights(scores: Matrix) -> list[list[float]]:
-    """Step 2: the softmax of every row of scores, (Lq, Lk).
+    """Step 2: the softmax of every row of scores.
+
+    Parameters
+    ----------
+    scores : (Lq, Lk) nested sequence of float
+        One row per query.
+
+    Returns
+    -------
+    list of list of float
+        (Lq, Lk).
 
     Examples
     --------
@@ -99,7 +132,19 @@ def weights(scores: Matrix) -> list[list[float]]:
 
 
 def output(weights: Matrix, value: Matrix) -> list[list[float]]:
-    """Step 3: every output row is the sum of the value rows, each times its weight, (Lq, Dv).
+    """Step 3: every output row is the sum of the value rows, each times its weight.
+
+    Parameters
+    ----------
+    weights : (Lq, Lk) nested sequence of float
+        One row per query.
+    value : (Lk, Dv) nested sequence of float
+        One row per key.
+
+    Returns
+    -------
+    list of list of float
+        (Lq, Dv).
 
     Examples
     --------
@@ -126,8 +171,11 @@ def attention_pure_python(
     Parameters
     ----------
     query : (Lq, D) nested sequence of float
+        One row per query.
     key : (Lk, D) nested sequence of float
+        One row per key.
     value : (Lk, Dv) nested sequence of float
+        One row per key.
     causal : bool, default False
         Query i sees key j only if j <= i + Lk - Lq: the last query sees every key.
     scale : float, optional
@@ -176,9 +224,11 @@ def attention_numpy(
     Parameters
     ----------
     query : (..., Hq, Lq, D) array of float, also (Lq, D)
+        Of any float dtype that NumPy multiplies.
     key : (..., Hkv, Lk, D) array of float, also (Lk, D)
         Hq is a multiple of Hkv: query head h reads key head h // (Hq / Hkv).
     value : (..., Hkv, Lk, Dv) array of float, also (Lk, Dv)
+        One row per key.
     causal : bool, default False
         Query i sees key j only if j <= i + Lk - Lq: the last query sees every key.
     scale : float, optional

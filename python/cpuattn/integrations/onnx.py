@@ -73,6 +73,7 @@ def attention(  # noqa: PLR0917 (the operator's inputs, in its order)
     Parameters
     ----------
     Q : (B, Hq, Lq, D) or (B, Lq, Hq * D) array of float16, bfloat16, float32 or float64
+        The queries.
     K : (B, Hkv, L, D) or (B, L, Hkv * D) array
         Of Q's dtype and rank. Query head h reads key head ``h // (Hq // Hkv)``.
     V : (B, Hkv, L, Dv) or (B, L, Hkv * Dv) array of float
