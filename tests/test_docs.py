@@ -35,7 +35,7 @@ def fenced(text: str, *languages: str) -> list[tuple[str, int, str]]:
 
 
 @pytest.mark.usefixtures("_same_threads")
-@pytest.mark.parametrize("page", ["semantics.md", "tutorial.md"])
+@pytest.mark.parametrize("page", ["caches.md", "semantics.md", "tutorial.md"])
 def test_snippets(page: str) -> None:
     """In order and in one namespace, as a reader would type them."""
     blocks = fenced((DOCS / page).read_text(encoding="utf-8"), "python", "pycon")
