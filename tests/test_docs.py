@@ -104,7 +104,7 @@ def test_every_picture_is_shown() -> None:
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_cpp_snippet_compiles(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (DOCS / "cpp.md").read_text(encoding="utf-8")
     ((_, _, content),) = fenced(text, "cpp")
     source = tmp_path / "snippet.cpp"
     source.write_text(content)

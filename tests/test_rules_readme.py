@@ -59,6 +59,23 @@ def test_readme_says_what_is_needed_first() -> None:
     assert metadata["requires-python"] == ">=3.11"
 
 
+def test_first_screen() -> None:
+    """One picture, what is needed, two commands, ten lines of code, one small table; in order."""
+    page = (ROOT / "README.md").read_text()
+    parts = ("![", "Needs Linux", "```sh\n", "```python\n", "<!-- benchmark:begin -->", "\n## ")
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+    assert page.count("![") == 1
+    assert "](docs/pictures/benchmark-" in page  # made by benchmarks/report.py
+    assert sum(len(block.splitlines()) for block in blocks("sh")) == 3
+    assert sum(map(bool, blocks("python")[0].splitlines())) <= 10
+    shown = page[places[4] : page.index("<!-- benchmark:end -->")]
+    header, rule, *lines = [line for line in shown.splitlines() if line.startswith("|")]
+    assert header.count("|") == rule.count("|") <= 6 + 1
+    assert 1 <= len(lines) <= 8
+    assert "error" in header
+
+
 def test_nothing_is_installed_by_a_name_that_pypi_has_not() -> None:
     """`pip install cpuattn` cannot work, so no page or message of this tree says it."""
     pattern = re.compile(r"pip install \S*\bcpuattn\b")
