@@ -14,7 +14,7 @@ MONO = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
 def tint(color: str, share: float) -> str:
-    """Mix a colour with white: a share of 0 is white, 1 the colour."""
+    """Mix a color with white: a share of 0 is white, 1 the color."""
     channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return "#" + "".join(f"{round(255 + share * (c - 255)):02x}" for c in channels)
 

@@ -21,7 +21,7 @@ from models.parts import Array, Attention, join_heads, layer_norm, split_heads
 PATCH = 14  # pixels along a side
 NUM_HEADS = 6
 EPSILON = 1e-6
-# Of the colours of ImageNet.
+# Of the colors of ImageNet.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 POSITIONS = "/backbone/embeddings/Reshape_1"  # reads the positions of a 37 × 37 grid

@@ -62,7 +62,7 @@ def log_mel(samples: Array) -> Array:
     length = RATE * SECONDS
     filled = np.zeros(length)
     filled[: len(samples)] = samples[:length]
-    padded = np.pad(filled, WINDOW // 2, mode="reflect")  # look 0 is centred on sample 0
+    padded = np.pad(filled, WINDOW // 2, mode="reflect")  # look 0 is centered on sample 0
     looks = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][: length // HOP]
     fade = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)  # Hann's window
     power = np.abs(np.fft.rfft(looks * fade)) ** 2

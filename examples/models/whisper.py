@@ -82,7 +82,7 @@ class Whisper:
         return x @ self.weights[f"{name}/weight"].T + self.weights[f"{name}/bias"]
 
     def norm(self, x: Array, name: str) -> Array:
-        """Normalise every token."""
+        """Normalize every token."""
         return layer_norm(x, self.weights[f"{name}/gamma"], self.weights[f"{name}/beta"], EPSILON)
 
     def _convolve(self, x: Array, name: str, *, stride: int) -> Array:

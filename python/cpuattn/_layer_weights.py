@@ -49,7 +49,7 @@ def shapes(
 
 def initial(shapes: Shapes, dtype: np.dtype[Any], rng: "np.random.Generator") -> Weights:
     """Return random weights as torch.nn.MultiheadAttention starts: Xavier uniform, zero biases."""
-    # torch initialises the fused matrix as one, so that its fan_out is the sum of three.
+    # torch initializes the fused matrix as one, so that its fan_out is the sum of three.
     fused_fan_out = sum(shapes[f"{projection}.weight"][0] for projection in INPUTS)
     weights: Weights = {}
     for name, shape in shapes.items():

@@ -26,7 +26,7 @@ class Projections:
     kv_heads : int
         Into which the features of keys and values are divided.
     norm_eps : float
-        Added to the mean square of a head that is normalised.
+        Added to the mean square of a head that is normalized.
     dtype : dtype
         Of all weights, float32 or float64.
     rng : int or numpy.random.Generator, optional

@@ -16,7 +16,7 @@ _LARGEST = np.finfo(np.float32).max
 
 
 def quantize_int8(x: ArrayLike, *, axis: int = -1) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Quantise symmetrically to int8, with one scale for each row along an axis.
+    """Quantize symmetrically to int8, with one scale for each row along an axis.
 
     A row is what lies along `axis`; for keys and values (..., H, L, D) that is one token of one
     head::

@@ -38,7 +38,7 @@ def mebibytes(extra_bytes: int | None) -> str:
 
 
 def show(record: Record) -> None:
-    """Print the table of a run, in colours where rich is installed and a terminal shows them."""
+    """Print the table of a run, in colors where rich is installed and a terminal shows them."""
     text = None
     if sys.stdout.isatty() and importlib.util.find_spec("rich"):
         text = importlib.import_module("rich.text").Text

@@ -1,7 +1,7 @@
 """A decoder-only transformer of the Llama family, with cpuattn as its attention.
 
-Every block is RMS normalisation, grouped-query attention over rotary positions and a key/value
-cache, RMS normalisation, SwiGLU; the embeddings also give the logits. Everything but the attention
+Every block is RMS normalization, grouped-query attention over rotary positions and a key/value
+cache, RMS normalization, SwiGLU; the embeddings also give the logits. Everything but the attention
 is a line of NumPy, so the file reads as the models' definition: `glassllm.py` and `llama.py`
 fill it with trained weights.
 
@@ -34,7 +34,7 @@ class Config:
     head_dim: int  # D
     context: int  # most tokens of a sequence
     frequencies: NDArray[np.float64]  # (R / 2,), radians a token; of the other features none
-    epsilon: float  # of the RMS normalisations
+    epsilon: float  # of the RMS normalizations
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Decoder:
     blocks : sequence of Block
         The layers.
     norm : ndarray of float32, shape (C,)
-        Gain of the last normalisation.
+        Gain of the last normalization.
     head : ndarray of float32, shape (V, C), optional
         Gives the logits; by default the embedding does.
     """
@@ -196,7 +196,7 @@ class Decoder:
             self._cos,
             self._sin,
             positions=int(cache.lengths[0]),
-            interleaved=True,  # neighbouring features (2i, 2i + 1) are a pair
+            interleaved=True,  # neighboring features (2i, 2i + 1) are a pair
         )
         queries = self.config.heads
         return rotated[:, :queries], rotated[:, queries:], heads[:, first_value:]

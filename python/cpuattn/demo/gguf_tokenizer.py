@@ -130,7 +130,7 @@ def _sentence_piece(model: GGUFFile, tokens: list[str]) -> Tokenizer:
 def _merges(tokens: list[str], scores: list[float]) -> list[tuple[str, str]]:
     """List the pairs of tokens that join to a token, the best of these first.
 
-    SentencePiece joins whichever neighbours give the token of the highest score; merges with a
+    SentencePiece joins whichever neighbors give the token of the highest score; merges with a
     rank say the same.
     """
     ids = {token: index for index, token in enumerate(tokens)}

@@ -1,7 +1,7 @@
 """Models of the Llama architecture in GGUF files, as decoders on cpuattn.
 
 Tensors are (out, in) matrices; the decoder multiplies by their transposed views. The rows of query
-and key weights are permuted in these files, so that rotary positions turn neighbouring features.
+and key weights are permuted in these files, so that rotary positions turn neighboring features.
 """
 
 from collections.abc import Mapping

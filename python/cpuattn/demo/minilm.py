@@ -1,6 +1,6 @@
 """The encoder all-MiniLM-L6-v2 (BERT: 6 layers, 12 heads of 32) on cpuattn.
 
-A batch is ragged: its sequences have different lengths. Linear layers and normalisations run on
+A batch is ragged: its sequences have different lengths. Linear layers and normalizations run on
 the real tokens only, packed one after another; attention runs on a padded (B, H, L, D) view, where
 `key_lengths` tells cpuattn which keys are real. No mask is ever built.
 

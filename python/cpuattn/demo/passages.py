@@ -126,7 +126,7 @@ def _units(
 
 
 def _pack(units: Iterator[tuple[Span, int]], budget: int) -> list[Span]:
-    """Join neighbouring units while they fit."""
+    """Join neighboring units while they fit."""
     spans: list[Span] = []
     room = 0
     for (start, end), count in units:
