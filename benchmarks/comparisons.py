@@ -34,7 +34,7 @@ def comparisons(cells: Sequence[CellRecord], all_threads: Sequence[int]) -> list
     Parameters
     ----------
     cells : sequence of CellRecord
-        Those of one instruction set.
+        On one instruction set.
     all_threads : sequence of int
         A column for each.
 

@@ -10,7 +10,7 @@ from cpuattn.bench.results import US, CellRecord, Record, count_threads, geometr
 from cpuattn.bench.table import digits, duration, mebibytes, peak_line
 
 NOTES = """\
-- The shape is batch × heads × length × head_dim, with two numbers of heads where query heads share
+- The shape is batch × heads × length × head_dim, with two counts of heads where query heads share
   key/value heads, two lengths where there are not as many queries as keys, and two head_dims where
   values are not as wide as keys.
 - Time is the median of one call over interleaved rounds, ± half the distance between the
@@ -18,9 +18,9 @@ NOTES = """\
 - × cpuattn is how many times as long as cpuattn an engine takes.
 - The limit is the rate of multiply-adds and nothing else that the same instruction set reaches on
   as many threads in the same rounds; in decode, where each call reads other keys and values from
-  memory, it is the rate of reads and nothing else. Numbers of 16 bits and int8 are multiplied in
-  float32, so their limit is that of float32; of their reads it is the bytes that are stored, the
-  scales of int8 included. Work is what the call asks for: a pair of a
+  memory, it is the rate of reads and nothing else. Elements of 16 bits and int8 are multiplied in
+  float32, so their limit is the one of float32; of their reads it is the bytes that are stored, the
+  scales of int8 included. Work is what the call needs: a pair of a
   query and a key that a mask hides counts for nobody.
 - Error is the relative L2 distance to the result in float64.
 - MiB is what one call adds to its process at the peak, its result included."""

@@ -19,11 +19,11 @@ REGIMES = {
         "as above: the narrower, the more exponentials a product; the last tile is not full",
     ),
     "float64": (("prefill-double",), "as above, with half as many lanes"),
-    "views of (B, L, H, D)": (("head-views*",), "as above, and copies of crowded values"),
+    "views of (B, L, H, D)": (("head-views*",), "as above, and copies against cache set conflicts"),
     "grouped heads": (("gqa-1024", "mla"), "as above"),
     "short sequences": (
         ("bert", "vit", "vit-d40", "prefill-512", "cross"),
-        "turning queries and results, and blocks that are not full",
+        "transposing queries and results, and blocks that are not full",
     ),
     "causal": (
         ("causal-*",),
@@ -34,7 +34,7 @@ REGIMES = {
         ("bert-ragged", "padding-*", "documents", "varlen-*"),
         "blocks that are not full; fewer items to share among threads",
     ),
-    "float mask": (("float-mask",), "reading the mask, turned in registers"),
+    "float mask": (("float-mask",), "reading the mask, transposed in registers"),
     "softcap": (("softcap",), "a tanh for every score"),
     "ALiBi and sinks": (("alibi", "sinks"), "as causal"),
     "decode": (
@@ -55,7 +55,7 @@ REGIMES = {
     ),
     "prefill in float16": (
         ("prefill-*-fp16",),
-        "as long prefill: numbers are multiplied in float32, and converted before",
+        "as long prefill: elements are converted to float32, and multiplied in it",
     ),
     "decode in 16 bits": (
         ("decode-4096-??16", "decode-32768-??16"),
@@ -63,7 +63,7 @@ REGIMES = {
     ),
     "decode in int8": (
         ("decode-*-int8",),
-        "products: with 3 rows or more of bytes, three for each number, where the CPU has them",
+        "products: with 3 rows or more of bytes, three for each element, where the CPU has them",
     ),
     "few new tokens in 16 bits": (("decode-?-new-bf16",), "the products, as above"),
     "decode over pages": (
@@ -102,9 +102,9 @@ def _dtypes_and_caches(cells: Sequence[CellRecord], all_threads: Sequence[int]) 
     header = ["case", "compared with", *(f"×, {count_threads(n)}" for n in all_threads)]
     caption = (
         f"How many times as fast {US} is as in a case that differs in one thing only, or as the "
-        "best peer. Where the pairs of a query and a key are not as many, time is that of a pair. "
-        "The limit of products is that of float32, in which they are made, but of bfloat16 where "
-        "the CPU multiplies it."
+        "best peer. Where the pairs of a query and a key differ in number, the time per pair is "
+        "compared. The limit of multiply-adds is the one of float32, or of bfloat16 where the CPU "
+        "multiplies it."
     )
     return ["", caption, "", *table(header, lines, left=2)]
 

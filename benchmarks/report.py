@@ -1,9 +1,9 @@
 """Make the documentation's tables and pictures from a run: python benchmarks/report.py [OPTIONS].
 
 Writes the tables of README.md and docs/performance.md between their markers, docs/benchmarks.md
-with every cell, and three pictures beside it. The second table of docs/performance.md is that of
-in_turn.py, if in_turn.json lies beside the run. With --check nothing is written; the exit status
-tells whether all is fresh.
+with every cell, and three pictures beside it. The second table of docs/performance.md shows
+what in_turn.py measured, if in_turn.json lies beside the run. With --check nothing is written; the
+exit status tells whether all is fresh.
 """
 
 import argparse

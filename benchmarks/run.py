@@ -1,7 +1,7 @@
 """Measure everything that the documentation shows: python benchmarks/run.py [OPTIONS].
 
 Writes benchmarks/results.json, from which report.py makes tables and pictures, after each cell.
-OPTIONS are those of ``python -m cpuattn bench`` and come after the ones that are set here:
+OPTIONS are the ones of ``python -m cpuattn bench`` and come after the ones that are set here:
 ``--merge missing`` goes on with a run that was ended, ``--merge all --cases NAMES`` measures some
 cases anew.
 """

@@ -6,7 +6,7 @@ from cpuattn.bench.results import CellRecord, Record, Row, best_peer, rows
 
 
 def table(header: list[str], lines: list[list[str]], left: int) -> list[str]:
-    """Write a table, so many of its columns aligned to the left."""
+    """Write a table whose first `left` columns are aligned to the left."""
     rule = [":--" if n < left else "--:" for n in range(len(header))]
     return ["| " + " | ".join(line) + " |" for line in (header, rule, *lines)]
 

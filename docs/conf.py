@@ -27,7 +27,7 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 numpydoc_show_class_members = False
-# All checks but these: PR08 wants capitals, where a description may begin with a dtype; the others
+# All checks but these: PR08 wants capitals, where a description may begin with a dtype; the rest
 # want sections that not every docstring needs (extended summary, examples, see also).
 numpydoc_validation_checks = {"all", "ES01", "EX01", "PR08", "SA01"}
 # A tuple of outputs, documented where it is returned; classes that onnx makes the instances of.

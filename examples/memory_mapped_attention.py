@@ -65,7 +65,7 @@ def attend(query: Array, path: Path, tokens: int, piece: int) -> tuple[Array, Ar
     """Attend from (Hq, Lq, D) over all tokens of the file; return output and log-sum-exp.
 
     All queries see all tokens here. With ``causal=True`` a piece that starts at token s would need
-    ``query_offset=position - s``, where position is that of query 0 in the text.
+    ``query_offset=position - s``, where query 0 stands at `position` in the text.
     """
     # What a query knows before it has seen a key: nothing, with no weight.
     out, lse = np.zeros_like(query), np.full(query.shape[:2], -np.inf, np.float32)

@@ -205,7 +205,7 @@ def test_table_of_dtypes_and_caches(site: Path, record: Record) -> None:
     _, _, rest = (site / "docs" / "performance.md").read_text().partition(BEGIN)
     regimes, caption, shown = rest.partition(END)[0].split("\n\n")
     assert "| decode in int8 |" in regimes
-    assert "The limit of products is that of float32" in caption
+    assert "The limit of multiply-adds is the one of float32" in caption
     assert shown.splitlines() == [
         "| case | compared with | ×, 1 thread | ×, 2 threads |",
         "| :-- | :-- | --: | --: |",

@@ -25,7 +25,7 @@ EPSILON = 1e-6
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 POSITIONS = "/backbone/embeddings/Reshape_1"  # reads the positions of a 37 × 37 grid
-CLS_POSITION = "/backbone/embeddings/Concat_6"  # joins that of CLS to them
+CLS_POSITION = "/backbone/embeddings/Concat_6"  # joins the position of CLS to them
 
 
 class Seen(NamedTuple):
@@ -136,7 +136,7 @@ def read_weights(content: bytes) -> dict[str, Array]:
     Returns
     -------
     dict of str to ndarray of float32
-        A matrix without a name gets that of the product it is in, like that of its bias; matrices
+        A matrix without a name is named after its product, as its bias is; matrices
         are (in, out). Others get the name of the operation that reads them.
     """
     graph = onnx.load_model_from_string(content).graph

@@ -3,7 +3,7 @@
 The encoder attends over the sound from everywhere to everywhere, so nothing is causal. The decoder
 writes one token after the other. In each of its layers a token first attends to the tokens before
 it (self-attention), then to the sound (cross-attention). Keys and values of both are kept in a
-`cpuattn.KVCache`: those of the sound are computed once, those of the text grow by a token a step.
+`cpuattn.KVCache`: for the sound they are computed once, for the text they grow by a token a step.
 
 Letters: B = 1 sound, L tokens or frames, C width, H heads, D = C / H.
 

@@ -14,7 +14,7 @@ from cpuattn import _core
 from cpuattn._programs import missing_extra
 from cpuattn.demo.errors import DemoError
 
-# A command is main(argv) of its module, which is imported only when it is asked for: `info` needs
+# A command is main(argv) of its module, which is imported only when it is called: `info` needs
 # neither matplotlib nor a model.
 COMMANDS = {
     "demo": "cpuattn.demo",

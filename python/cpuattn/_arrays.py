@@ -1,4 +1,4 @@
-"""Conversions that the core asks for when an argument is not a plain array that it can read."""
+"""Conversions that the core calls when an argument is not a plain array that it can read."""
 
 import math
 from typing import Any
@@ -173,18 +173,18 @@ def _aligned(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
 
 
 def as_float32(obj: object, name: str) -> NDArray[np.float32]:
-    """Convert per-head numbers, one for each query head, to float32."""
+    """Convert per-head values, one for each query head, to float32."""
     return _as_floats(obj, name, np.float32)
 
 
 def as_float64(obj: object, name: str) -> NDArray[np.float64]:
-    """Convert per-head numbers, one for each query head, to float64."""
+    """Convert per-head values, one for each query head, to float64."""
     return _as_floats(obj, name, np.float64)
 
 
 def shares_memory(out: NDArray[Any], array: NDArray[Any]) -> bool:
     """Tell whether two arrays share elements; where that is too hard to decide, they do."""
-    max_work: Any = 100_000  # NumPy's stubs know only two of the numbers that it takes
+    max_work: Any = 100_000  # NumPy's stubs know only two of the values that it takes
     try:
         return np.shares_memory(out, array, max_work=max_work)
     except np.exceptions.TooHardError:

@@ -164,14 +164,14 @@ def attention(
     scale : float, optional
         Default ``1 / sqrt(D)``.
     key_scale, value_scale : arrays of float32, broadcastable to (..., Hkv, Lk), optional
-        For a key and value of int8, and only for them: a number is its integer times the scale
+        For a key and value of int8, and only for them: an element is its integer times the scale
         of its token. They are converted as they are read, never as a whole (see
         `quantize_int8`).
     block_table : integers, shape (..., P), optional
         For a paged cache: key and value are then (num_pages, Hkv, page_size, D or Dv), scales
         (num_pages, Hkv, page_size), and token t of a batch entry lies in row ``t % page_size`` of
         page ``block_table[..., t // page_size]``. Lk is P * page_size. Needs `key_lengths`; pages
-        behind them are not looked up, whatever their number (Kwon et al., arXiv:2309.06180).
+        behind them are not looked up, whatever their index (Kwon et al., arXiv:2309.06180).
     return_lse : bool, default False
         Also return the log-sum-exp of each row.
     out : array, optional
@@ -183,9 +183,9 @@ def attention(
     Returns
     -------
     out : array, shape (..., Hq, Lq, Dv)
-        Of query's dtype or that of `out`, rounded once from float32 (float64 for float64), in
-        which everything is computed; its number of dimensions is the largest of query, key and
-        value. A row that sees no key is 0.
+        Of query's dtype, or of the dtype of `out`. It is rounded once from float32 (float64 for
+        float64), in which everything is computed. It has as many dimensions as the largest of
+        query, key and value. A row that sees no key is 0.
     lse : array, shape (..., Hq, Lq)
         Only with `return_lse`: natural logarithm of the sum of exp(score), float32 (float64 for
         float64); -inf on a row that sees no key (its sink, if there is one).
@@ -289,7 +289,7 @@ def attention_weights(
     Returns
     -------
     array, shape (..., Hq, Lq, Lk)
-        Of query's dtype or that of `out`. A row that sees no key has weights of 0.
+        Of query's dtype or of the dtype of `out`. A row that sees no key has weights of 0.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a cache stores, and how the numbers that are appended to it are rounded."""
+"""What a cache stores, and how elements that are appended to it are rounded."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def one_rounding(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Prepare an array so that assigning it to one of `dtype` rounds to nearest even once.
 
     NumPy rounds its own types directly. float64 becomes bfloat16 by way of float32, where a
-    number just beside a tie may become the tie; the odd neighbor on its side never is one.
+    element just beside a tie may become the tie; the odd neighbor on its side never is one.
     """
     if array.dtype.type is not np.float64 or dtype.type.__name__ != "bfloat16":
         return array

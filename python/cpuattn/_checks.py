@@ -25,7 +25,7 @@ def check_size(name: str, size: int, at_least: int) -> int:
 def check_float_dtype(name: str, dtype: DTypeLike | None) -> np.dtype[Any]:
     """Return dtype as float32 or float64 in native byte order, or raise TypeError."""
     try:
-        # np.dtype(None) is float64, which nobody asked for who wrote None for a default.
+        # np.dtype(None) is float64, which nobody wanted who wrote None for a default.
         checked = None if dtype is None else np.dtype(dtype).newbyteorder("=")
     except TypeError:
         checked = None

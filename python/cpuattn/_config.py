@@ -17,9 +17,9 @@ def isas() -> list[str]:
     Returns
     -------
     list of str
-        Best first, among ``"avx512_bf16"`` (which multiplies bfloat16 and int8 numbers as they
-        are), ``"avx512_vnni"`` (int8), ``"avx512"``, ``"avx2"``, ``"neon"`` and ``"scalar"``. The
-        first one is used unless the environment variable ``CPUATTN_ISA`` names another.
+        Best first, among ``"avx512_bf16"`` (which multiplies bfloat16 and int8 natively),
+        ``"avx512_vnni"`` (int8), ``"avx512"``, ``"avx2"``, ``"neon"`` and ``"scalar"``. The first
+        one is used unless the environment variable ``CPUATTN_ISA`` names another.
     """
     return _core.isas()
 

@@ -30,7 +30,7 @@ def choose_layout(
 ) -> str:
     """Return the layout of a state of canonical names; ValueError if it must be given and is not.
 
-    `rows` are those of query, key and value together.
+    `rows` count query, key and value together.
     """
     fused = sorted(filter(is_fused, state), reverse=True)  # a weight before its bias
     if given is not None:

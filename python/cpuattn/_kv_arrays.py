@@ -17,7 +17,7 @@ Move = tuple[int, int, int, int, int]
 class KVArrays:
     """Keys (N, Hkv, rows, D) and values (N, Hkv, rows, Dv), N batch entries or pages.
 
-    int8 has float32 scales beside each, (N, Hkv, rows): a number is int8 * scale.
+    int8 has float32 scales beside each, (N, Hkv, rows): an element is int8 * scale.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class KVArrays:
         return sum(array.nbytes for array in self.every)
 
     def moved(self, moves: list[Move], count: int, rows: int) -> "KVArrays":
-        """Copy rows into new arrays of so many entries, of so many rows each."""
+        """Copy rows into new arrays of this many entries and rows."""
         heads, head_dim, value_dim = self._heads_and_dims
         new = KVArrays((count, heads, rows, head_dim), value_dim, self.dtype)
         for target, source in zip(new.every, self.every, strict=True):

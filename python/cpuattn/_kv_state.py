@@ -24,7 +24,7 @@ class KVState(NamedTuple):
     Entry b has lengths[b] tokens and holds all but dropped[b] of them. The first `sinks` tokens
     are never dropped: they lie in the rows of their positions, and every other token lies
     dropped[b] rows before its own. Rows behind those held are written before the state that
-    counts them is committed, so arrays may be shared by states. All other rows stay as they are:
+    counts them is committed, so arrays may be shared by states. All other rows stay unchanged:
     where tokens must move, they move into new arrays.
     """
 
@@ -53,12 +53,12 @@ class KVState(NamedTuple):
         return tuple(map(sub, self.lengths, self.dropped))
 
     def appended(self, counts: Counts, tokens: int) -> "KVState":
-        """Count the tokens of an append of so many, of which counts[b] are no padding."""
+        """Count the tokens of an append; counts[b] of them are no padding in entry b."""
         after: KVState = _core.appended_state(self, counts, tokens)
         return after
 
     def starts(self, queries: int) -> Counts:
-        """Position of the first of so many queries: those of the last append, or the last ones."""
+        """Position of query 0: where the last append began if it was as long, else at the end."""
         if queries == self.last_tokens:
             return self.last_starts
         return tuple(n - queries for n in self.lengths)

@@ -31,7 +31,7 @@ def rotate(
     cache: LayerCache | None,
     lengths: ArrayLike | None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return query and key heads, turned by the angles of their positions."""
+    """Return query and key heads, rotated by the angles of their positions."""
     cos, sin = as_array(rope[0], "cos"), as_array(rope[1], "sin")
     positions = None
     if cache is not None and cos.ndim == 2:

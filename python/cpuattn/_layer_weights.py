@@ -28,8 +28,8 @@ def shapes(
 ) -> Shapes:
     """Return the shape of every weight.
 
-    `in_features` are those of query, key and value; `heads` those of the query and of the keys;
-    `head_dims` those of the keys and of the values.
+    `in_features` belong to query, key and value; `heads` to the query and the keys;
+    `head_dims` to the keys and the values.
     """
     (embed_dim, key_dim, value_dim), (num_heads, kv_heads) = in_features, heads
     head_dim, value_head_dim = head_dims
@@ -155,7 +155,7 @@ def _is_fused(shapes: Shapes) -> bool:
 def _projections(
     entries: Mapping[str, Entry], shapes: Shapes, kv_heads: int, layout: Layout | None
 ) -> Iterator[tuple[str, Entry]]:
-    """Yield every weight of a state by its name, those of a fused matrix one by one."""
+    """Yield every weight of a state by its name, the parts of a fused matrix one by one."""
     query, key, value = (shapes[f"{projection}.weight"][0] for projection in INPUTS)
     chosen = choose_layout(layout, entries, query + key + value, kv_heads)
     for name, (given_name, array) in entries.items():

@@ -1,4 +1,4 @@
-"""Which pages are free, and how many sequences hold each of the others."""
+"""Which pages are free, and how many sequences hold each other page."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -18,11 +18,11 @@ class Sequence(NamedTuple):
     length: int = 0
     last_tokens: int = -1  # of the last append, padding included; -1 where there is none to recall
     last_start: int = 0
-    # How often rows were given up: those of an earlier sequence last as long as it has this epoch.
+    # How often rows were given up: rows read before last as long as the epoch does.
     epoch: int = 0
 
     def start(self, queries: int) -> int:
-        """Position of the first of so many queries: those of the last append, or the last ones."""
+        """Position of query 0: where the last append began if it was as long, else at the end."""
         return self.last_start if queries == self.last_tokens else self.length - queries
 
     def truncated(self, n: int, page_size: int) -> "tuple[Sequence, array[int]]":

@@ -54,7 +54,7 @@ class Projections:
         layout: Layout | None = None,
         norm_offset: float = 0.0,
     ) -> None:
-        """Replace all weights by those of a checkpoint.
+        """Replace all weights by the weights of a checkpoint.
 
         Parameters
         ----------
@@ -67,7 +67,7 @@ class Projections:
             Only names that begin with it are read, such as "model.layers.0.self_attn.".
         layout : {"concatenated", "grouped", "conv1d"}, optional
             How query, key and value lie in one matrix, where its name does not say it or says it
-            wrongly. "concatenated": all rows of the query, then those of the key, then the value.
+            wrongly. "concatenated": all rows of the query, then of the key, then of the value.
             "grouped": for each key/value head the rows of its query heads, its key and its value.
             "conv1d": concatenated, and all weights are (in_features, out_features).
         norm_offset : float, default 0
@@ -105,7 +105,7 @@ class Projections:
 
         With q_norm.weight and k_norm.weight, queries and keys are divided by their root mean square
         and multiplied by these before they are rotated: each head if they have D elements (Qwen 3,
-        Gemma 3), all heads together if they have a number for each feature (OLMo 2). ``sinks``
+        Gemma 3), all heads together if they have an element for each feature (OLMo 2). ``sinks``
         (gpt-oss) are passed to `attention`. Buffers (rotary_emb.inv_freq; the causal masks bias and
         masked_bias) and BERT's output.LayerNorm, which follows the layer, are not read: pass
         ``causal=True``, ``scale=`` and so on to the call.

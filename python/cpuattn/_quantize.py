@@ -1,4 +1,4 @@
-"""Numbers as int8 with one float32 scale per row: what an int8 cache stores."""
+"""Elements as int8 with one float32 scale per row: what an int8 cache stores."""
 
 from __future__ import annotations  # help() then shows ArrayLike, and not what it stands for
 
@@ -24,7 +24,7 @@ def quantize_int8(x: ArrayLike, *, axis: int = -1) -> tuple[NDArray[np.int8], ND
         scale = max|x| / 127, rounded to float32
         q     = round(x / scale), to nearest, ties to even, limited to [-127, 127]
 
-    Both quotients are computed in float32, those of a float64 array in float64.
+    Both quotients are computed in float32, or in float64 for a float64 array.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def dequantize_int8(
     scale : array of float32
         Of the shape of `q` without `axis`.
     axis : int, default -1
-        Along which the numbers share a scale.
+        Along which the elements share a scale.
     dtype : {"float32", "float64", "float16", "bfloat16"}
         Of the result.
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding: a token's position is an angle by which pairs of its features turn.
+"""Rotary position embedding: a token's position is an angle by which pairs of its features rotate.
 
 Sources: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021; the
 meaning of the arguments follows the ONNX operator RotaryEmbedding (opset 23).
@@ -25,25 +25,25 @@ def rotary_embedding(
     interleaved: bool = False,
     rotary_dim: int | None = None,
 ) -> NDArray[Any]:
-    """Turn each pair of features of query or key by the angles of its position.
+    """Rotate each pair of features of query or key by the angles of its position.
 
     The pair (a, b) becomes (a·cos - b·sin, a·sin + b·cos). The score of a query and a key that were
-    both turned depends on the difference of their positions only.
+    both rotated depends on the difference of their positions only.
 
     Parameters
     ----------
     x : (..., H, L, D) or (L, D) array of float32, float64, float16 or bfloat16
-        Query or key; H heads, L positions, D head_dim. 16-bit numbers are turned in float32, or in
-        float64 if `cos` and `sin` are, and rounded once.
+        Query or key; H heads, L positions, D head_dim. 16-bit elements are rotated in float32,
+        or in float64 if `cos` and `sin` are, and rounded once.
     cos, sin : (max_positions, R/2) or (..., L, R/2) array of such a dtype
         Cosine and sine of the angles. Two axes are a table with one row per position. More axes
         hold the rows of the L positions of each batch entry directly; the leading ones broadcast
-        with those of `x` before H. R <= D features are turned, the other D - R stay as they are.
+        with the axes of `x` before H. R <= D features are rotated, the other D - R stay unchanged.
         Tables of R columns, which hold each angle twice as Hugging Face's do, are taken too: they
         are told by their width if R > D/2, else by `rotary_dim`.
     positions : int or (L,) or (..., L) array of int, optional
         Rows of the table to use. An int is the position of the first of L consecutive ones, and
-        the default is 0. Leading axes broadcast with those of `x` before H, as (B, L) does with
+        the default is 0. Leading axes broadcast with the axes of `x` before H, as (B, L) does with
         (B, H, L, D).
     interleaved : bool, default False
         False: feature i < R/2 is paired with feature i + R/2 (GPT-NeoX, Hugging Face).

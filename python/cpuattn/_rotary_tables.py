@@ -48,7 +48,7 @@ def one_column_per_angle(
 
 
 def _distinct(cos: Array, sin: Array, *, interleaved: bool) -> tuple[Array, Array] | None:
-    """Return half of the columns if the others repeat them; None if they do not."""
+    """Return half of the columns if the other half repeats them; None if they do not."""
     columns = cos.shape[-1]
     if columns == 0 or columns % 2:
         return None
@@ -61,5 +61,5 @@ def _distinct(cos: Array, sin: Array, *, interleaved: bool) -> tuple[Array, Arra
 
 
 def _constant(table: Array) -> bool:
-    """Whether all angles are the same, such as those of position 0: no sign of repeated columns."""
+    """Whether all angles are the same, as at position 0: no sign of repeated columns."""
     return not table.size or bool((table == table.flat[0]).all())

@@ -12,7 +12,7 @@ from cpuattn._merge import merge_attention
 
 Options = dict[str, Any]
 
-_BY_KEY = ("mask", "bias", "key_segments")  # options whose last axis is that of the keys
+_BY_KEY = ("mask", "bias", "key_segments")  # options whose last axis is the key axis
 
 
 def attend_sinks_and_window(

@@ -216,8 +216,8 @@ def explain_varlen(
     list of dict
         One plan, as `explain` gives it, for each kernel that would run, one after the other:
         "decode" over the sequences of at most 8 query rows per key/value head, then "forward"
-        over the others. Where nothing is to be computed, one plan whose kernel is "empty".
-        ``num_chunks`` is that of the longest keys, ``work_items`` the sum over these sequences.
+        over the other ones. Where nothing is to be computed, one plan whose kernel is "empty".
+        ``num_chunks`` belongs to the longest keys, ``work_items`` the sum over these sequences.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Names of the weights of attention layers, in torch, Hugging Face's transformers and elsewhere.
 
-All are brought to those of most models: q_proj.weight, k_proj.bias, ..., out_proj.weight.
+All are brought to the names of most models: q_proj.weight, k_proj.bias, ..., out_proj.weight.
 """
 
 from typing import Any

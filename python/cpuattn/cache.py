@@ -76,7 +76,7 @@ class KVCache:
     j > p - window, all subject to `causal` and the other options; ALiBi counts the true distance.
     `attend` then computes both parts apart and joins them with `merge_attention`.
 
-    With a window, positions from the last append on may be asked for, and the one before it unless
+    With a window, positions from the last append on may be queried, and the one before it unless
     `max_capacity` is too small for its key. Earlier ones are refused, also where memory still has
     what they see.
 

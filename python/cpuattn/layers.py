@@ -146,7 +146,7 @@ class MultiHeadAttention(Projections):
         x : (..., Lq, E) array
             Of the dtype of the layer.
         context : (..., Lk, key_dim) array, pair of arrays, KVCache or PagedKVCache, optional
-            What keys and values are projected from; a pair holds the input of the keys and that of
+            What keys and values are projected from; a pair holds the inputs of the keys and of
             the values. A cache holds projected keys and values: of a context that was given with
             ``cache=`` before and needs no second projection. By default `x`.
         cache : KVCache or PagedKVCache, optional
@@ -159,9 +159,9 @@ class MultiHeadAttention(Projections):
             Arguments of `rotary_embedding` for queries and keys; positions go on from those in the
             cache. Self-attention only.
         **options
-            Of `attention`, such as ``causal=True``; `sinks` are those of the weights, if there are
-            any. `key_lengths` counts the valid tokens of each entry of `x` or `context`, the rest
-            being padding on the right; with a cache only they are appended. Query 0 of
+            Of `attention`, such as ``causal=True``; `sinks` default to the weights of that name, if
+            there are any. `key_lengths` counts the valid tokens of each entry of `x` or `context`,
+            the rest being padding on the right; with a cache only they are appended. Query 0 of
             self-attention has the position of key 0, also in entries with padding.
 
         Returns

@@ -411,7 +411,7 @@ class PagedKVCache:
         Raises
         ------
         TypeError, ValueError
-            If there is no sequence of that id, or `n` is not such a number.
+            If there is no sequence of that id, or `n` is out of range.
         """
         done = False
         while not done:

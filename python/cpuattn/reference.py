@@ -8,7 +8,7 @@ the value rows under those weights::
     weights = softmax of each row      (Lq, Lk)
     output  = weights · value          (Lq, Dv)
 
-Lq and Lk are the lengths of query and key, D the head_dim of query and key, Dv that of value. These
+Lq and Lk are the lengths of query and key, D is the head_dim of query and key, Dv of value. These
 functions are made to be read and to check results with. They keep all Lq * Lk scores, which
 `cpuattn.attention` never does.
 

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One attention call; the letters of its shape are those of `cpuattn.attention`."""
+    """One attention call; its shape has the letters of `cpuattn.attention`."""
 
     name: str
     batch: int
@@ -26,14 +26,14 @@ class Case:
     keys: int
     head_dim: int
     value_dim: int | None = None  # where it differs from head_dim
-    # With "int8" that of key and value alone, which then are multiples of a scale for each token.
+    # With "int8" of key and value alone, which then are multiples of a scale for each token.
     dtype: str = "float32"
     causal: bool = False
     window: tuple[int, int] | None = None
     key_lengths: tuple[int, ...] | None = None
     padding_mask: bool = False  # the key_lengths are given as a bool mask, (B, 1, 1, Lk)
     bias: bool = False  # of normal numbers, (1, 1, Lq, Lk)
-    documents: tuple[int, ...] | None = None  # lengths; tokens see those of their own document
+    documents: tuple[int, ...] | None = None  # lengths; tokens see their own document
     alibi: bool = False
     softcap: float | None = None
     sinks: bool = False
@@ -42,7 +42,7 @@ class Case:
     # Different keys and values that the calls go through in turn. With several, more bytes than
     # the caches hold, they come from memory: as in a model, where other layers lie in between.
     sets: int = 1
-    page_size: int | None = None  # keys and values lie in pages of so many tokens, in any order
+    page_size: int | None = None  # keys and values lie in pages of this size, in any order
     # The sequences, of key_lengths, lie behind each other; engines without that pad them, queries
     # too, and their rows of padding are not looked at.
     packed: bool = False
@@ -93,7 +93,7 @@ class Case:
     def inputs(self) -> list[tuple[Array, Array, Array]]:
         """Make query, key and value, `sets` times, the same ones in every process.
 
-        Those of int8 are the float32 numbers that the integers and their scales stand for.
+        For int8: the float32 elements that the integers and their scales stand for.
         """
         rng = np.random.default_rng(0)
         query = self._normal(rng, self.heads, self.queries, self.head_dim)

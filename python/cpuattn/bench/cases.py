@@ -1,4 +1,4 @@
-"""The cases of the benchmark: all of them, and those of a run that nobody wants to wait for."""
+"""The cases of the benchmark: all of them, and the few of a quick run."""
 
 import fnmatch
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The dtypes of the cases: 16 bits and int8 beside those of NumPy."""
+"""The dtypes of the cases: 16 bits and int8 beside what NumPy has."""
 
 import importlib
 from typing import Any
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Find a dtype by its name; bfloat16 is that of ml_dtypes."""
+    """Find a dtype by its name; bfloat16 comes from ml_dtypes."""
     kind: Any = importlib.import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name
     found: np.dtype[Any] = np.dtype(kind)
     return found

@@ -23,7 +23,7 @@ def load() -> float:
 
 
 def must_hold(isa: str) -> bool:
-    """Tell whether the others must be held to what cpuattn is: AVX2 on a CPU that has more."""
+    """Tell whether the peers must be held to what cpuattn is: AVX2 on a CPU that has more."""
     return isa == "avx2" and cpuattn.isas()[0] != "avx2"
 
 

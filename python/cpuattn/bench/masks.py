@@ -33,7 +33,7 @@ def visible(case: "Case") -> NDArray[np.bool_] | None:
 def added(case: "Case", dtype: np.dtype[Any] | None = None) -> NDArray[Any] | None:
     """Make what is added to the scores, (1, 1 or Hq, Lq, Lk). None if nothing is.
 
-    A wider dtype than that of the case's query widens what the case's numbers are.
+    A wider dtype than the case's query has widens what the case's numbers are.
     """
     dtype = case.query_dtype if dtype is None else dtype
     total = None

@@ -24,7 +24,7 @@ PEAK_SECONDS = 0.03
 # A round is noisy if its peak is below this share of the best one of its cell. As many rounds again
 # are measured at most.
 QUIET = 0.9
-# Far above the error of any correct engine, far below that of a wrong one. In bfloat16 weights may
+# Far above the error of any correct engine, far below any wrong one. In bfloat16 weights may
 # be rounded to 8 bits, and in int8 an engine may round keys and values in its own way.
 LARGEST_ERROR = {
     "float32": 1e-4,
@@ -73,7 +73,7 @@ def measure(plan: Plan, advance: Advance, save: Save) -> dict[str, str]:
     advance : callable
         Called with the name of the cell after each of the plan's steps, while no engine runs.
     save : callable
-        Called with each cell when it is complete, likewise.
+        Called with each cell when it is complete.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def measure(plan: Plan, advance: Advance, save: Save) -> dict[str, str]:
             continue
         with started(plan.engines, isa) as engines, EngineProcess(US, isa) as meter:
             for engine in engines.values():
-                versions = engine.ask("versions") | versions  # those of the first set stay
+                versions = engine.ask("versions") | versions  # the first set wins
             for case, all_threads in plan.cells(isa):
                 expected = exact(case)
                 for threads in all_threads:
@@ -176,7 +176,7 @@ def _time(
 
 
 def is_enough(rounds: Sequence[Round], wanted: int) -> bool:
-    """Tell whether enough rounds are quiet, or so many measured that it is no use."""
+    """Tell whether enough rounds are quiet, or too many measured for more to be of use."""
     best = max((each.peak_gflops for each in rounds), default=0)
     quiet = sum(each.peak_gflops >= QUIET * best for each in rounds)
     return quiet >= wanted or len(rounds) >= 2 * wanted

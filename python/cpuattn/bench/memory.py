@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
-# From so many bytes on NumPy asks for huge pages.
+# From this many bytes on NumPy requests huge pages.
 HUGE_BYTES = 4 << 20
 
 

@@ -37,7 +37,7 @@ def check_format(path: Path) -> None:
 
 
 def draw(record: Record, path: Path) -> None:
-    """Draw a run, those of its cells that have the most threads and the first instruction set.
+    """Draw a run, its cells with the most threads and the first instruction set.
 
     Parameters
     ----------

@@ -68,7 +68,7 @@ class Row:
     share: float  # of the cell's limit, on its instruction set and threads
     error: float
     extra_bytes: int | None
-    ratio: float  # its time, divided by that of cpuattn
+    ratio: float  # its time, divided by the time of cpuattn
 
     @property
     def is_us(self) -> bool:

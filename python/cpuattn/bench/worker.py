@@ -66,7 +66,7 @@ class Worker:
         return extra_bytes
 
     def time(self, seconds: float) -> float:
-        """Call for about so many seconds, at least once, and return the median of one call."""
+        """Call for about this many seconds, at least once, and return the median of one call."""
         self._prepared.rewind()
         gc.collect()
         gc.disable()

@@ -79,7 +79,7 @@ class ChatTemplate:
         Raises
         ------
         DemoError
-            If the template refuses the messages, as some do with those of the system.
+            If the template refuses the messages, as some do with system messages.
         """
         hidden = [{**message, "content": self._hide(message["content"])} for message in messages]
         try:

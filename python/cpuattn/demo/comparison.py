@@ -65,7 +65,7 @@ def engines() -> dict[str, Attend]:
 
 
 class Comparison:
-    """The attention of a decoder: by cpuattn, and in some of its layers by the others too.
+    """The attention of a decoder: by cpuattn, and in some of its layers by the other engines too.
 
     The order changes from layer to layer, so that everyone comes once after each other one, and
     after the products of NumPy that stand between two layers.

@@ -56,7 +56,7 @@ def rope_frequencies(base: float, features: int) -> NDArray[np.float64]:
 
 
 def attend(cache: cpuattn.KVCache, query: Array) -> Array:
-    """Attend with cpuattn; the queries are those of the last tokens in the cache.
+    """Attend with cpuattn; the queries belong to the last tokens in the cache.
 
     causal is bottom-right: query i of n is the (length - n + i)-th token, in prefill and decode
     alike.

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0, or 1 if the tokens differ from those of the package's own NumPy model.
+        0, or 1 if the tokens differ from the ones of the package's own NumPy model.
 
     Raises
     ------

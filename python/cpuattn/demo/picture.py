@@ -50,7 +50,7 @@ def draw(
     path : Path
         Where to save; the suffix chooses the format.
     prompt_length : int
-        How many of the tokens were given; the others were written by the model.
+        How many of the tokens were given; the rest was written by the model.
 
     Raises
     ------

@@ -67,7 +67,7 @@ def attention(  # noqa: PLR0917 (the operator's inputs, in its order)
 ) -> AttentionOutputs:
     r"""Compute the ONNX operator Attention on the blocked path of `cpuattn.attention`.
 
-    No Lq x Lk array is made, unless `qk_matmul_output_mode` asks for one. Letters: B batch, Hq and
+    No Lq x Lk array is made, unless `qk_matmul_output_mode` requests one. Letters: B batch, Hq and
     Hkv heads, Lq queries, L keys given, P keys of the past, T = P + L, D and Dv head sizes.
 
     Parameters
@@ -79,7 +79,7 @@ def attention(  # noqa: PLR0917 (the operator's inputs, in its order)
     V : (B, Hkv, L, Dv) or (B, L, Hkv * Dv) array of float
         Of Q's rank.
     attn_mask : array of 1 to 4 axes, broadcastable to (B, Hq, Lq, T), optional
-        bool: True where a query may attend to a key. Numbers are added to the scores, after
+        bool: True where a query may attend to a key. Floats are added to the scores, after
         `softcap`. Axes are aligned at the right: three are (Hq, Lq, T). Keys beyond the last axis
         are hidden, also where its size is 1 (opsets 24 and 25; see Notes).
     past_key : (B, Hkv, P, D) array of K's dtype, optional
@@ -123,7 +123,7 @@ def attention(  # noqa: PLR0917 (the operator's inputs, in its order)
     Raises
     ------
     TypeError
-        A dtype is not allowed or not that of its partner.
+        A dtype is not allowed, or differs from its partner.
     ValueError
         Shapes do not fit together, a value is out of its range, or `nonpad_kv_seqlen` meets a
         past. The message names the argument, what it got and what is allowed.
@@ -137,7 +137,7 @@ def attention(  # noqa: PLR0917 (the operator's inputs, in its order)
       Python reference of ONNX 1.23 returns it after `softcap`.
     - A last axis of 1 in `attn_mask` is a mask for one key, as in the function bodies of opsets 24
       and 25 and in the reference. In opset 23 it broadcasts: `onnx_ops` does that for such models.
-    - A causal mask is that of Lq rows even if `attn_mask` has one; the reference takes its rows
+    - A causal mask has Lq rows even if `attn_mask` has one; the reference takes its rows
       from `attn_mask`.
     - A negative `softcap`, which means "off" in one place and a cap in another, is an error.
 
@@ -243,7 +243,7 @@ def _qk_matmul_output(
     scoring: dict[str, Any],
     mode: int,
 ) -> NDArray[Any]:
-    """Compute the fourth output, whose last axis is that of all keys."""
+    """Compute the fourth output, whose last axis has all keys."""
     if mode < 2:
         return cpuattn.attention_weights(query, key, stage=STAGES[mode], **scoring)
     seen = cpuattn.attention_weights(

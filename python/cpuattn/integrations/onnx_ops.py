@@ -1,7 +1,7 @@
 """ONNX operators as classes for ``onnx.reference.ReferenceEvaluator(model, new_ops=[...])``.
 
-They compute Attention and RotaryEmbedding by cpuattn; every other operator of the model stays
-that of the evaluator. Needs the package onnx: ``pip install ".[onnx]"``.
+They compute Attention and RotaryEmbedding by cpuattn; the evaluator keeps every other operator of
+the model. Needs the package onnx: ``pip install ".[onnx]"``.
 """
 
 from typing import Any

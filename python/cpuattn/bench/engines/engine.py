@@ -40,7 +40,7 @@ class Engine:
     bound beforehand where the engine has that.
     """
 
-    prepare: Callable[[Case, int], Prepared]  # on so many threads
+    prepare: Callable[[Case, int], Prepared]  # on this many threads
     # Names the packages that do the work, and their versions.
     versions: Callable[[], dict[str, str]]
     # Says in a few words why the engine cannot take part in a case.

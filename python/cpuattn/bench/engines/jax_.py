@@ -44,7 +44,7 @@ def _run(compiled: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _started_on(threads: int) -> Any:
-    """Start JAX anew: the number of its threads is that of the processors it then sees."""
+    """Start JAX anew: it has as many threads as processors that it then sees."""
     jax = importlib.import_module("jax")
     importlib.import_module("jax.extend.backend").clear_backends()
     allowed = os.sched_getaffinity(0)

@@ -63,7 +63,7 @@ def _model(inputs: Sequence[Array], case: Case, *, causal: bool) -> Any:
 
 
 def repeat_heads(node: Any, times: int) -> Any:
-    """Repeat each head so many times, in the form in which OpenVINO recognizes grouped heads."""
+    """Repeat each head `times` times, in the form in which OpenVINO recognizes grouped heads."""
     if times == 1:
         return node
     nodes = importlib.import_module("openvino.opset13")

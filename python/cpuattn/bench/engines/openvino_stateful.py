@@ -14,7 +14,7 @@ from cpuattn.bench.engines import openvino_
 from cpuattn.bench.engines.engine import Engine, Prepared
 
 # Each call makes the cache longer by its queries, until it is rewound before the next turn: below
-# so many keys that would change the case.
+# this many keys that would change the case.
 FEWEST_KEYS = 1024
 STATES = "key", "value"
 

@@ -11,7 +11,7 @@ from cpuattn.bench.engines.engine import Engine, Prepared, no_such_cache
 
 
 def prepare(case: Case, threads: int) -> Prepared:
-    """Bind (B, H, L, D) as it is, and head views as the (B, L, H * D) that they view."""
+    """Bind (B, H, L, D) natively, and head views as the (B, L, H * D) that they view."""
     attributes: dict[str, Any] = {"softcap": case.softcap or 0.0}
     if case.head_views:
         attributes |= {"q_num_heads": case.heads, "kv_num_heads": case.kv_heads}

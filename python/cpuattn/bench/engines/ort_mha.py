@@ -24,7 +24,7 @@ def prepare(case: Case, threads: int) -> Prepared:
         options["bias"] = ort.with_queries(masks.additive(case), case.queries)
 
     def bound(query: Array, key: Array, value: Array) -> ort.Bound:
-        # A cache of (B, H, L, D) is taken as it is: for few queries, transposing it would be
+        # A cache of (B, H, L, D) is taken natively: for few queries, transposing it would be
         # most of the work.
         cached = case.queries <= 8 < case.keys
         named = {

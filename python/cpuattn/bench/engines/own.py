@@ -16,7 +16,7 @@ from cpuattn.bench.memory import untouched
 
 
 def prepare(case: Case, threads: int) -> Prepared:
-    """Store the arrays as the case says; the instruction set is that of ``CPUATTN_ISA``."""
+    """Store the arrays as the case says; ``CPUATTN_ISA`` names the instruction set."""
     options = case.options() | {"num_threads": threads}
     if case.packed:
         calls = [_packed(case, *arrays, options) for arrays in case.inputs()]
@@ -73,7 +73,7 @@ def _packed(case: Case, query: Array, key: Array, value: Array, options: dict[st
 
 
 def _padded(case: Case, result: Array) -> Array:
-    """Pad sequences, (total, H, D), to the shape of the others' results."""
+    """Pad sequences, (total, H, D), to the shape of the other engines' results."""
     lengths = case.key_lengths or ()
     padded = np.zeros((case.batch, case.heads, case.queries, case.value_size), result.dtype)
     for b, part in enumerate(np.split(result, np.cumsum(lengths)[:-1])):
