@@ -9,42 +9,24 @@ import pytest
 CPP = Path(__file__).resolve().parents[1] / "cpp"
 SOURCES = sorted(path for path in CPP.rglob("*.[ch]pp"))
 
-# A layer is a folder below src/, or a file name without its ending. Every layer sees itself and
-# the layers named here. "cpuattn" is the public C++ header.
+# A layer is a room below src/ or src/kernels/, or a file of src/ without its ending. Every layer
+# sees itself and the layers named here. "cpuattn" is the public C++ headers.
 ARROWS = {
     "bindings": {"cpuattn"},
-    "attention": {
-        *("call", "checks", "cpuattn", "environment", "execute", "float_state", "kernel", "memory"),
-        *("plan", "registry", "sizes", "team", "threads"),
+    "ops": {"cpuattn", "isa", "kernel", "problem", "run", "threads"},
+    "run": {"half", "kernel", "problem", "threads"},
+    "problem": {"cpuattn", "kernel"},
+    "threads": {"cpuattn", "isa"},
+    "isa": {"kernel"},
+    "kernels/isa": {
+        *("kernel", "kernels/common", "kernels/decode", "kernels/forward", "kernels/store"),
+        "kernels/vec",
     },
-    "execute": {
-        *("call", "element_type", "half", "kernel", "memory", "plan", "second_run", "threads"),
-        "work",
-    },
-    "second_run": {"call", "half", "kernel", "plan", "work"},
-    "store": {"checks", "cpuattn", "element_type", "float_state", "kernel", "registry"},
-    "work": {"call", "element_type", "kernel", "plan"},
-    "element_type": {"cpuattn", "kernel"},
-    "validate": {"call", "checks", "integers", "kernel", "layout"},
-    "layout": {"call", "checks", "sizes"},
-    "call": {"cpuattn", "integers", "operand"},
-    "integers": {"checks", "operand", "sizes"},
-    "checks": {"cpuattn"},
-    "operand": {"cpuattn"},
-    "plan": {"sizes"},
-    "memory": set(),
-    "sizes": set(),
-    "threads": {"cpuattn", "cpus", "environment", "float_state", "team"},
-    "pool": {"float_state", "system", "team"},
-    "openmp": {"float_state", "system", "team"},
-    "team": set(),
-    "cpus": {"system"},
-    "system": {"environment"},
-    "float_state": set(),
-    "registry": {"cpu", "environment", "kernel"},
-    "environment": set(),
-    "cpu": set(),
-    "kernels": {"half", "kernel"},
+    "kernels/forward": {"kernel", "kernels/common"},
+    "kernels/decode": {"kernel", "kernels/common"},
+    "kernels/store": {"half", "kernel", "kernels/common"},
+    "kernels/common": {"half", "kernel"},
+    "kernels/vec": {"half"},
     "kernel": set(),
     "half": set(),
     "cpuattn": set(),
@@ -52,21 +34,21 @@ ARROWS = {
 
 # What only some files may say, comments aside. Paths are relative to cpp/.
 HOMES = {
-    "OpenMP": (r"\bomp_\w+|<omp\.h>|#\s*pragma\s+omp", ["src/openmp.cpp"]),
+    "OpenMP": (r"\bomp_\w+|<omp\.h>|#\s*pragma\s+omp", ["src/threads/openmp.cpp"]),
     "Python": (r"pybind11|Python\.h|\bPy(Err|Object|_)\w*", ["bindings/*"]),
-    "intrinsics": (r"\w+intrin\.h|arm_neon\.h|\b_mm\d*_\w+|\bv\w+q_f\d\d\b", ["src/kernels/vec_*"]),
-    "environment": (r"\b(secure_)?(get|set|put)env\b", ["src/environment.cpp"]),
+    "intrinsics": (r"\w+intrin\.h|arm_neon\.h|\b_mm\d*_\w+|\bv\w+q_f\d\d\b", ["src/kernels/vec/*"]),
+    "environment": (r"\b(secure_)?(get|set|put)env\b", ["src/isa/environment.cpp"]),
     "choice of ISA by the preprocessor": (
         r"#\s*(el)?if.*\b(__AVX|__SSE|__FMA|__ARM|__x86_64|__i386|__aarch64|CPUATTN_HAVE)\w*",
         [
-            *("src/kernels/vec_*", "src/cpu.cpp", "src/registry.cpp"),
-            *("src/system.cpp", "src/float_state.cpp"),
+            *("src/kernels/vec/*", "src/isa/cpu.cpp", "src/isa/registry.cpp"),
+            *("src/threads/system.cpp", "src/threads/float_state.cpp"),
         ],
     ),
     "operating systems": (
         r"<(sched|pthread|unistd|link|windows)\.h>|<sys/\w+\.h>|__linux__|_WIN32|__APPLE__",
         [
-            *("src/system.cpp", "src/openmp.cpp", "bindings/commit.cpp"),
+            *("src/threads/system.cpp", "src/threads/openmp.cpp", "bindings/commit.cpp"),
             "include/cpuattn/export.hpp",
         ],
     ),
@@ -87,6 +69,8 @@ def layer(path: Path) -> str:
     parts = path.relative_to(CPP).parts
     if parts[0] == "src" and len(parts) == 2:
         return path.stem
+    if parts[:2] == ("src", "kernels"):
+        return "/".join(parts[1:3])
     return parts[1] if parts[0] in ("src", "include") else parts[0]
 
 

@@ -67,7 +67,7 @@ def symbols(isa: str, source: Path, folder: Path) -> dict[str, str]:
 def listings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     folder = tmp_path_factory.mktemp("symbols")
     present = [isa for isa in MACHINES if tools(isa)]
-    source = ROOT / "cpp" / "src" / "kernels"
+    source = ROOT / "cpp" / "src" / "kernels" / "isa"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda isa: symbols(isa, source / f"{isa}.cpp", folder), present)
         return dict(zip(present, found, strict=True))

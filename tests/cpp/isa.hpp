@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <string>
 
-#include "registry.hpp"
+#include "isa/registry.hpp"
 
 namespace test {
 

@@ -9,7 +9,7 @@
 
 #include "check.hpp"
 #include "isa.hpp"
-#include "kernels/exp.hpp"
+#include "kernels/common/exp.hpp"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "plan.hpp"
+#include "run/plan.hpp"
 
 namespace {
 

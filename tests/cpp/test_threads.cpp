@@ -13,9 +13,9 @@
 #include "array.hpp"
 #include "check.hpp"
 #include "cpuattn/attention.hpp"
-#include "cpus.hpp"
-#include "memory.hpp"
-#include "registry.hpp"
+#include "isa/registry.hpp"
+#include "run/scratch.hpp"
+#include "threads/cpus.hpp"
 
 namespace {
 

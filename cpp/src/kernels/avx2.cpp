@@ -1,7 +1,0 @@
-#include "bind.hpp"
-#include "vec_avx2.hpp"
-
-namespace cpuattn {
-extern const Isa avx2_isa;
-const Isa avx2_isa = bind_isa<Float32, Float64>("avx2");
-}  // namespace cpuattn

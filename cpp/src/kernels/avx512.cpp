@@ -1,7 +1,0 @@
-#include "bind.hpp"
-#include "vec_avx512.hpp"
-
-namespace cpuattn {
-extern const Isa avx512_isa;
-const Isa avx512_isa = bind_isa<Float32, Float64>("avx512");
-}  // namespace cpuattn

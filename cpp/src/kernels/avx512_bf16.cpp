@@ -1,7 +1,0 @@
-#include "bind.hpp"
-#include "vec_avx512_bf16.hpp"
-
-namespace cpuattn {
-extern const BFloat16Kernels avx512_bf16_kernels;
-const BFloat16Kernels avx512_bf16_kernels = bind_bfloat16<BFloat16Products>();
-}  // namespace cpuattn

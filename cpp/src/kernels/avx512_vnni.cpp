@@ -1,7 +1,0 @@
-#include "bind.hpp"
-#include "vec_avx512_vnni.hpp"
-
-namespace cpuattn {
-extern const Int8Kernels avx512_vnni_kernels;
-const Int8Kernels avx512_vnni_kernels = bind_int8<Int8Products>();
-}  // namespace cpuattn

@@ -1,7 +1,0 @@
-#include "bind.hpp"
-#include "vec_neon.hpp"
-
-namespace cpuattn {
-extern const Isa neon_isa;
-const Isa neon_isa = bind_isa<Float32, Float64>("neon");
-}  // namespace cpuattn
