@@ -5,6 +5,7 @@ import ctypes.util
 import platform
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -42,9 +43,9 @@ time.sleep(0.2)
     ],
 )
 def test_interpreter_ends_while_threads_call(call: str) -> None:
-    for _ in range(3):
-        result = start_python("-c", LOOP.format(call=call))
-        assert (result.returncode, result.stderr) == (0, "")
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(start_python, ["-c"] * 3, [LOOP.format(call=call)] * 3))
+    assert [(each.returncode, each.stderr) for each in results] == [(0, "")] * 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of threads as on Linux")
