@@ -4,13 +4,17 @@ import os
 import subprocess
 import sys
 
-# In place of `-m cpuattn`: the demo times one round of single calls, not five of 0.2 s each.
+# Before the module or script that shall run: the demo's timings are one round of single calls, not
+# five of 0.2 s each.
 _ONE_ROUND = """
-import functools, runpy
+import functools, runpy, sys
 from cpuattn.demo import speed
 speed.TURN_SECONDS = 0
 speed.interleaved_medians = functools.partial(speed.interleaved_medians, rounds=1)
-runpy.run_module("cpuattn", run_name="__main__", alter_sys=True)
+del sys.argv[0]
+run = runpy.run_path if sys.argv[0].endswith(".py") else functools.partial(
+    runpy.run_module, alter_sys=True)
+run(sys.argv[0], run_name="__main__")
 """
 ONE_ROUND = ("-c", _ONE_ROUND)
 

@@ -176,7 +176,10 @@ def test_backend_of_a_notebook(tmp_path: Path) -> None:
     for number, arguments in enumerate((["demo", "--tokens=2", "--output"], [*BENCH, "--plot"])):
         picture = tmp_path / f"{number}.png"
         result = run(
-            *arguments, str(picture), environment={"MPLBACKEND": INLINE}, program=ONE_ROUND
+            *arguments,
+            str(picture),
+            environment={"MPLBACKEND": INLINE},
+            program=(*ONE_ROUND, "cpuattn"),
         )
         assert result.returncode == 0, result.stderr
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -186,7 +189,7 @@ def test_nothing_is_written_unasked(tmp_path: Path) -> None:
     for package in ("glassllm", "ml_dtypes", "threadpoolctl"):
         pytest.importorskip(package, reason=EXTRA)
     for arguments in (["demo", "--tokens=2"], BENCH):
-        result = run(*arguments, cwd=tmp_path, program=ONE_ROUND)
+        result = run(*arguments, cwd=tmp_path, program=(*ONE_ROUND, "cpuattn"))
         assert result.returncode == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
 

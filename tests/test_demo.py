@@ -24,8 +24,8 @@ from scripts import ONE_ROUND  # noqa: E402
 def test_demo_end_to_end(tmp_path: Path) -> None:
     picture = tmp_path / "weights.png"
     result = subprocess.run(
-        [sys.executable, *ONE_ROUND, "demo", "--prompt", "The Queen said", "--tokens", "12",
-         "--output", str(picture)],
+        [sys.executable, *ONE_ROUND, "cpuattn", "demo", "--prompt", "The Queen said",
+         "--tokens", "12", "--output", str(picture)],
         capture_output=True, encoding="utf-8", check=False, timeout=120,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
