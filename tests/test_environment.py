@@ -89,12 +89,41 @@ def test_blanks_say_nothing(number: str) -> None:
     ],
 )
 @pytest.mark.parametrize("first", ["import cpuattn;", "", "cpuattn.get_num_threads();"])
-def test_openmp_binds_the_first_thread(name: str, value: str, first: str) -> None:
+@pytest.mark.parametrize("cpus", ["all", "the last"])
+def test_openmp_binds_the_first_thread(name: str, value: str, first: str, cpus: str) -> None:
     """libgomp does so as it is loaded: the CPUs of the process stay as many."""
     script = f"import ctypes; {first} ctypes.CDLL({ctypes.util.find_library('gomp')!r}); {GET}"
     if "get_num_threads" in first:
         script = "import cpuattn; " + script
-    assert int(run_python("-c", script, environment={name: value})) == len(os.sched_getaffinity(0))
+    before = os.sched_getaffinity(0)
+    wanted = before if cpus == "all" else {max(before)}
+    try:
+        os.sched_setaffinity(0, wanted)  # as taskset does
+        got = int(run_python("-c", script, environment={name: value}))
+    finally:
+        os.sched_setaffinity(0, before)
+    assert got == len(wanted)
+
+
+@pytest.mark.skipif(not ctypes.util.find_library("gomp"), reason="no libgomp on this system")
+def test_workers_stay_on_the_cpus_of_the_process() -> None:
+    """Also where libgomp has bound the calling thread before the pool begins."""
+    script = f"""
+import ctypes, os
+ctypes.CDLL({ctypes.util.find_library("gomp")!r})
+import numpy as np, cpuattn
+x = np.ones((8, 500, 64), np.float32)
+cpuattn.attention(x, x, x, num_threads=3)
+print(*(cpu for task in os.listdir("/proc/self/task") for cpu in os.sched_getaffinity(int(task))))
+"""
+    before = os.sched_getaffinity(0)
+    last = max(before)
+    try:
+        os.sched_setaffinity(0, {last})
+        printed = run_python("-c", script, environment={"OMP_PROC_BIND": "true"})
+    finally:
+        os.sched_setaffinity(0, before)
+    assert set(map(int, printed.split())) == {last}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this system")

@@ -34,7 +34,11 @@ ARROWS = {
 
 # What only some files may say, comments aside. Paths are relative to cpp/.
 HOMES = {
-    "OpenMP": (r"\bomp_\w+|<omp\.h>|#\s*pragma\s+omp", ["src/threads/openmp.cpp"]),
+    # system.cpp reads what the OpenMP runtime of another library knows of CPUs.
+    "OpenMP": (
+        r"\bomp_\w+|<omp\.h>|#\s*pragma\s+omp",
+        ["src/threads/openmp.cpp", "src/threads/system.cpp"],
+    ),
     "Python": (r"pybind11|Python\.h|\bPy(Err|Object|_)\w*", ["bindings/*"]),
     "intrinsics": (r"\w+intrin\.h|arm_neon\.h|\b_mm\d*_\w+|\bv\w+q_f\d\d\b", ["src/kernels/vec/*"]),
     "environment": (r"\b(secure_)?(get|set|put)env\b", ["src/isa/environment.cpp"]),

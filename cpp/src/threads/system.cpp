@@ -10,6 +10,7 @@
 #include "isa/environment.hpp"
 
 #if defined(__linux__)
+#include <dlfcn.h>
 #include <link.h>
 #include <sched.h>
 #include <sys/syscall.h>
@@ -33,11 +34,39 @@ bool is_openmp(const char* library) {
          std::strncmp(name, "libiomp", 7) == 0;
 }
 
-bool has_openmp_runtime() {
-  const auto look = [](dl_phdr_info* info, std::size_t, void*) {
-    return static_cast<int>(info->dlpi_name && is_openmp(info->dlpi_name));
+// The OpenMP runtime that another library has loaded, or null.
+void* openmp_runtime() {
+  const auto look = [](dl_phdr_info* info, std::size_t, void* name) {
+    if (!info->dlpi_name || !is_openmp(info->dlpi_name)) return 0;
+    *static_cast<const char**>(name) = info->dlpi_name;
+    return 1;
   };
-  return dl_iterate_phdr(look, nullptr) != 0;
+  const char* name = nullptr;
+  dl_iterate_phdr(look, &name);
+  return name ? dlopen(name, RTLD_LAZY | RTLD_NOLOAD) : nullptr;
+}
+
+template <class F>
+F* function_of(void* library, const char* name) {
+  return reinterpret_cast<F*>(dlsym(library, name));
+}
+
+// The CPUs that the runtime binds its threads to.
+cpu_set_t places_of(void* openmp) {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  const auto num_places = function_of<int()>(openmp, "omp_get_num_places");
+  const auto num_cpus = function_of<int(int)>(openmp, "omp_get_place_num_procs");
+  const auto get_cpus = function_of<void(int, int*)>(openmp, "omp_get_place_proc_ids");
+  if (!num_places || !num_cpus || !get_cpus) return mask;
+  int cpus[CPU_SETSIZE];
+  for (int place = 0, places = num_places(); place < places; ++place) {
+    const int count = num_cpus(place);
+    if (count > CPU_SETSIZE) continue;
+    get_cpus(place, cpus);
+    for (int i = 0; i < count; ++i) CPU_SET(static_cast<unsigned>(cpus[i]), &mask);
+  }
+  return mask;
 }
 
 // All CPUs that the calling thread could have, whatever its mask is now.
@@ -52,15 +81,37 @@ cpu_set_t widest_mask() {
   return widest;
 }
 
-// Empty if the system does not tell.
-cpu_set_t process_mask() {
-  if (asks_openmp_to_bind() && has_openmp_runtime()) return widest_mask();
+struct Cpus {
   cpu_set_t mask;
-  CPU_ZERO(&mask);
-  const bool known = sched_getaffinity(getpid(), sizeof(mask), &mask) == 0 ||
-                     sched_getaffinity(0, sizeof(mask), &mask) == 0;
-  if (!known) CPU_ZERO(&mask);
-  return mask;
+  int count;  // 0 if the system does not tell
+};
+
+// The CPUs that the process had before the runtime bound the calling thread. The runtime remembers
+// how many: fewer than the thread could have if the process was started on some of them only
+// (taskset, numactl). Then its places are among those.
+Cpus cpus_before_binding(void* openmp) {
+  Cpus cpus{widest_mask(), 0};
+  cpus.count = CPU_COUNT(&cpus.mask);
+  const auto num_cpus = function_of<int()>(openmp, "omp_get_num_procs");
+  if (!num_cpus || num_cpus() >= cpus.count) return cpus;
+  cpus.count = num_cpus();
+  const cpu_set_t places = places_of(openmp);
+  if (CPU_COUNT(&places) > 0) cpus.mask = places;
+  return cpus;
+}
+
+Cpus process_cpus() {
+  void* const openmp = asks_openmp_to_bind() ? openmp_runtime() : nullptr;
+  if (openmp) {
+    const Cpus before = cpus_before_binding(openmp);
+    dlclose(openmp);
+    return before;
+  }
+  Cpus cpus{};
+  const bool known = sched_getaffinity(getpid(), sizeof(cpus.mask), &cpus.mask) == 0 ||
+                     sched_getaffinity(0, sizeof(cpus.mask), &cpus.mask) == 0;
+  if (known) cpus.count = CPU_COUNT(&cpus.mask);
+  return cpus;
 }
 
 #endif
@@ -70,14 +121,15 @@ cpu_set_t process_mask() {
 #if defined(__linux__)
 
 int cpus_of_mask() {
-  const cpu_set_t mask = process_mask();
-  return CPU_COUNT(&mask) > 0 ? CPU_COUNT(&mask) : known_cpus();
+  const int count = process_cpus().count;
+  return count > 0 ? count : known_cpus();
 }
 
 void Placement::take_calling_thread() {
-  const cpu_set_t mask = process_mask();
+  const Cpus cpus = process_cpus();
+  const cpu_set_t& mask = cpus.mask;
   static_assert(sizeof(mask) == sizeof(Mask), "of 1024 CPUs");
-  if (CPU_COUNT(&mask) == 0 || sched_setaffinity(0, sizeof(mask), &mask) != 0) return;
+  if (cpus.count == 0 || sched_setaffinity(0, sizeof(mask), &mask) != 0) return;
   std::memcpy(allowed_, &mask, sizeof(mask));
   std::memcpy(narrowed_, &mask, sizeof(mask));
   thread_ = static_cast<int>(syscall(SYS_gettid));
