@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cpuattn._kv_arrays import KVArrays
+from cpuattn.cache.kv_arrays import KVArrays
 
 Array = NDArray[Any]
 B, HQ, HKV, D, DV = 2, 6, 2, 8, 5

@@ -12,7 +12,8 @@ import pytest
 
 import oracle
 from cache_cases import DV, HKV, HQ, Array, B, D, chunks, poison_new_memory, tokens
-from cpuattn import KVCache, cache
+from cpuattn import KVCache
+from cpuattn.cache import kv_cache
 
 
 @pytest.fixture(autouse=True)
@@ -357,6 +358,6 @@ def test_compaction_moves_each_token_about_once() -> None:
 
 
 def test_examples_in_docstrings() -> None:
-    result = doctest.testmod(cache)
+    result = doctest.testmod(kv_cache)
     assert result.attempted >= 6
     assert result.failed == 0

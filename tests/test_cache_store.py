@@ -9,7 +9,7 @@ import pytest
 
 from cache_cases import DTYPES, FLOATS, Array, dtype_of
 from cpuattn import KVCache, PagedKVCache, quantize_int8
-from cpuattn._cache_dtypes import one_rounding
+from cpuattn._dtypes import one_rounding
 
 HEADS, LENGTH = 3, 4
 WIDTHS = (1, 7, 8, 16, 33, 128, 513, 1031)  # of less than a vector, and of several pieces

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 import cpuattn
 import oracle
-from cpuattn import KVCache, MultiHeadAttention, layers, rotary_embedding
+from cpuattn import KVCache, MultiHeadAttention, rotary_embedding
+from cpuattn.layers import multi_head_attention
 
 Array = NDArray[Any]
 E = 24
@@ -102,7 +103,7 @@ def test_heads_are_views_that_attention_reads_and_writes(monkeypatch: pytest.Mon
         result: Array = cpuattn.attention(query, key, value, out=out, **options)
         return result
 
-    monkeypatch.setattr(layers, "attention", spy)
+    monkeypatch.setattr(multi_head_attention, "attention", spy)
     MultiHeadAttention(E, 6, kv_heads=2)(random(2, 7, E), causal=True)
     for name, heads in (("query", 6), ("key", 2), ("value", 2), ("out", 6)):
         assert seen[name].shape == (2, heads, 7, 4)
@@ -297,6 +298,6 @@ def test_repr_tells_sizes_and_dtype() -> None:
 
 
 def test_examples_in_docstrings() -> None:
-    result = doctest.testmod(layers)
+    result = doctest.testmod(multi_head_attention)
     assert result.attempted >= 5
     assert result.failed == 0

@@ -19,7 +19,8 @@ from hypothesis.stateful import (
 )
 
 from cache_cases import DTYPES, DV, HKV, HQ, Array, D, dtype_of, tokens
-from cpuattn import KVCache, OutOfPagesError, PagedKVCache, attention, paged, quantize_int8
+from cpuattn import KVCache, OutOfPagesError, PagedKVCache, attention, quantize_int8
+from cpuattn.cache import paged
 
 POOL = tokens(200, batch=1)  # what is appended is some slice of these
 

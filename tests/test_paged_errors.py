@@ -7,7 +7,7 @@ import pytest
 
 from cache_cases import Array
 from cpuattn import CacheFullError, OutOfPagesError, PagedKVCache
-from cpuattn._page_sequence import Growth
+from cpuattn.cache.page_sequence import Growth
 
 HKV, D, DV = 2, 8, 5
 KEY, VALUE = np.ones((1, HKV, 3, D), np.float32), np.ones((1, HKV, 3, DV), np.float32)

@@ -89,6 +89,7 @@ def test_recipe_for_an_option_names_every_file() -> None:
     page = (ROOT / "cpp" / "README.md").read_text()
     recipe = page.partition("## How to add an option\n")[2].partition("\n## ")[0]
     sources = [*ROOT.glob("cpp/**/*.[ch]pp"), *ROOT.glob("python/cpuattn/*.py")]
+    sources += [*ROOT.glob("python/cpuattn/cache/*.py"), *ROOT.glob("python/cpuattn/layers/*.py")]
     sources += [ROOT / "tests" / name for name in ("oracle.py", "cases.py", "test_errors.py")]
     files = {
         path.name

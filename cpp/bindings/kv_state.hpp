@@ -1,5 +1,5 @@
-// The state of a KVCache, a tuple: see KVState in cpuattn/_kv_state.py, whose step from one token
-// to the next is made here, because there it takes longer than to write the token.
+// The state of a KVCache, a tuple: see KVState in cpuattn/cache/kv_state.py, whose step from one
+// token to the next is made here, because there it takes longer than to write the token.
 #pragma once
 
 #include <pybind11/pybind11.h>

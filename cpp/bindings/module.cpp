@@ -287,7 +287,7 @@ PyMethodDef fast_functions[] = {
      METH_FASTCALL, "Calls a function, and takes back a commit if it raises."},
     {"appended_state",
      reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_appended_state)),
-     METH_FASTCALL, "See cpuattn._kv_state.KVState.appended."},
+     METH_FASTCALL, "See cpuattn.cache.kv_state.KVState.appended."},
     {"replace_state",
      reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(core_replace_state)), METH_FASTCALL,
      "Commits the next state of a cache, if it is still in the one before."},

@@ -184,7 +184,7 @@ bool write_and_commit(PyObject* cache, PyObject* before, PyObject* after, const 
         return true;
       }
     }
-    py::module_::import("cpuattn._cache_dtypes").attr("report_overflow")();
+    py::module_::import("cpuattn._dtypes").attr("report_overflow")();
   }
 }
 

@@ -2,15 +2,13 @@
 
 from cpuattn import _core, reference
 from cpuattn._attention import attention, attention_weights, explain
-from cpuattn._cache_errors import CacheFullError, OutOfPagesError
 from cpuattn._config import get_num_threads, isas, set_num_threads, show_config
 from cpuattn._merge import merge_attention
 from cpuattn._quantize import dequantize_int8, quantize_int8
 from cpuattn._rotary import rotary_embedding
 from cpuattn._varlen import attention_varlen, explain_varlen
-from cpuattn.cache import KVCache
+from cpuattn.cache import CacheFullError, KVCache, OutOfPagesError, PagedKVCache
 from cpuattn.layers import MultiHeadAttention
-from cpuattn.paged import PagedKVCache
 
 __version__ = _core.__version__
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cpuattn._arrays import as_array
-from cpuattn._cache_dtypes import check_float, one_rounding, stored_dtype
 from cpuattn._checks import check_axis
+from cpuattn._dtypes import check_float, one_rounding, stored_dtype
 
 _SMALLEST_NORMAL = np.finfo(np.float32).smallest_normal
 _LARGEST = np.finfo(np.float32).max

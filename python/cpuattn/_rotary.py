@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpuattn._arrays import as_array, as_integers
-from cpuattn._cache_dtypes import check_float, one_rounding
+from cpuattn._dtypes import check_float, one_rounding
 from cpuattn._rotary_tables import one_column_per_angle
 
 

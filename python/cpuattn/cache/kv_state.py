@@ -4,8 +4,8 @@ from operator import add, sub
 from typing import NamedTuple
 
 from cpuattn import _core
-from cpuattn._cache_errors import CacheFullError
-from cpuattn._kv_arrays import KVArrays, Move
+from cpuattn.cache.errors import CacheFullError
+from cpuattn.cache.kv_arrays import KVArrays, Move
 
 Counts = tuple[int, ...]  # one of each batch entry
 

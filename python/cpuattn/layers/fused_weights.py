@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cpuattn._weight_names import FUSED, INPUTS
+from cpuattn.layers.weight_names import FUSED, INPUTS
 
 Layout: TypeAlias = Literal["concatenated", "grouped", "conv1d"]
 LAYOUTS = ("concatenated", "grouped", "conv1d")

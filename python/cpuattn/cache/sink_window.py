@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from cpuattn._arrays import as_array, as_integers, as_output
 from cpuattn._attention import attention, explain
-from cpuattn._kv_state import Counts, KVState
 from cpuattn._merge import merge_attention
+from cpuattn.cache.kv_state import Counts, KVState
 
 Options = dict[str, Any]
 

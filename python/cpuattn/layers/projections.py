@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cpuattn import _layer_weights
 from cpuattn._checks import check_number
-from cpuattn._fused_weights import Layout
+from cpuattn.layers import weights as layer_weights
+from cpuattn.layers.fused_weights import Layout
 
 # The root mean square norms of what a map gives.
 _NORMS = {"q_proj": "q_norm.weight", "k_proj": "k_norm.weight"}
@@ -22,7 +22,7 @@ class Projections:
     Parameters
     ----------
     shapes : mapping of str to tuple of int
-        Shape of every weight and bias, from `_layer_weights.shapes`.
+        Shape of every weight and bias, from `layer_weights.shapes`.
     kv_heads : int
         Into which the features of keys and values are divided.
     norm_eps : float
@@ -35,7 +35,7 @@ class Projections:
 
     def __init__(
         self,
-        shapes: _layer_weights.Shapes,
+        shapes: layer_weights.Shapes,
         kv_heads: int,
         norm_eps: float,
         dtype: np.dtype[Any],
@@ -44,7 +44,7 @@ class Projections:
         self.dtype = dtype
         self.norm_eps = norm_eps
         self._shapes, self._kv_heads = shapes, kv_heads
-        self._weights = _layer_weights.initial(shapes, dtype, np.random.default_rng(rng))
+        self._weights = layer_weights.initial(shapes, dtype, np.random.default_rng(rng))
 
     def load_state_dict(
         self,
@@ -111,7 +111,7 @@ class Projections:
         ``causal=True``, ``scale=`` and so on to the call.
         """
         chosen = {n.removeprefix(prefix): a for n, a in state.items() if n.startswith(prefix)}
-        weights = _layer_weights.from_state_dict(
+        weights = layer_weights.from_state_dict(
             chosen, self._shapes, self.dtype, self._kv_heads, layout
         )
         offset = check_number("norm_offset", norm_offset)
@@ -143,7 +143,7 @@ class Projections:
             return {name: array.copy() for name, array in self._weights.items()}
         if names != "torch":
             raise ValueError(f'names must be "torch" or "huggingface", got {names!r}')
-        return _layer_weights.to_torch(self._weights)
+        return layer_weights.to_torch(self._weights)
 
     def _in_features(self, projection: str) -> int:
         return self._shapes[f"{projection}.weight"][1]

@@ -3,8 +3,8 @@
 from array import array
 from typing import NamedTuple
 
-from cpuattn._kv_arrays import Move
-from cpuattn._page_pool import PagePool
+from cpuattn.cache.kv_arrays import Move
+from cpuattn.cache.page_pool import PagePool
 
 
 class Sequence(NamedTuple):

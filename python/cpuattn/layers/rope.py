@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpuattn._arrays import as_array, as_integers
-from cpuattn._layer_caches import LayerCache
 from cpuattn._rotary import rotary_embedding
+from cpuattn.layers.caches import LayerCache
 
 Rope: TypeAlias = (
     tuple[ArrayLike, ArrayLike]

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from cpuattn import _layer_weights
 from cpuattn._arrays import as_array, as_integers
 from cpuattn._attention import attention
 from cpuattn._checks import check_float_dtype, check_number, check_size
-from cpuattn._layer_caches import CACHES, Appended, LayerCache, check_cache, layer_cache
-from cpuattn._layer_rope import Rope, check_rope, rotate
-from cpuattn._projections import Projections
-from cpuattn.cache import KVCache
-from cpuattn.paged import PagedKVCache
+from cpuattn.cache.appended import Appended
+from cpuattn.cache.kv_cache import KVCache
+from cpuattn.cache.paged import PagedKVCache
+from cpuattn.layers import weights as layer_weights
+from cpuattn.layers.caches import CACHES, LayerCache, check_cache, layer_cache
+from cpuattn.layers.projections import Projections
+from cpuattn.layers.rope import Rope, check_rope, rotate
 
 __all__ = ["MultiHeadAttention"]
 
@@ -114,7 +115,7 @@ class MultiHeadAttention(Projections):
                 f"got {num_heads}"
             )
         self.bias = bool(bias)
-        shapes = _layer_weights.shapes(
+        shapes = layer_weights.shapes(
             (self.embed_dim, self.key_dim, self.value_dim),
             (self.num_heads, self.kv_heads),
             (self.head_dim, self.value_head_dim),

@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike
 
 from cpuattn._arrays import as_integers
 from cpuattn._checks import check_size
-from cpuattn._kv_arrays import KVArrays, Move
-from cpuattn._page_pool import PagePool
-from cpuattn._page_sequence import Growth, Sequence
+from cpuattn.cache.kv_arrays import KVArrays, Move
+from cpuattn.cache.page_pool import PagePool
+from cpuattn.cache.page_sequence import Growth, Sequence
 
 
 class PageState(NamedTuple):

@@ -13,14 +13,14 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from cpuattn import _core
 from cpuattn._arrays import as_array
 from cpuattn._attention import attention
-from cpuattn._cache_dtypes import stored_dtype
 from cpuattn._checks import check_size, indices, per_entry
-from cpuattn._kv_arrays import KVArrays
-from cpuattn._kv_state import KVState, Limits
-from cpuattn._sink_window import attend_sinks_and_window
+from cpuattn._dtypes import stored_dtype
+from cpuattn.cache.kv_arrays import KVArrays
+from cpuattn.cache.kv_state import KVState, Limits
+from cpuattn.cache.sink_window import attend_sinks_and_window
 
 if TYPE_CHECKING:
-    from cpuattn._layer_caches import Appended
+    from cpuattn.cache.appended import Appended
 
 __all__ = ["KVCache"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpuattn._arrays import as_weights
-from cpuattn._fused_weights import Entry, Layout, choose_layout, is_fused, split
-from cpuattn._weight_names import INPUTS, canonical, holds_no_weight
+from cpuattn.layers.fused_weights import Entry, Layout, choose_layout, is_fused, split
+from cpuattn.layers.weight_names import INPUTS, canonical, holds_no_weight
 
 Shapes = Mapping[str, tuple[int, ...]]
 Weights = dict[str, NDArray[Any]]

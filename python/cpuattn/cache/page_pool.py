@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cpuattn._cache_errors import OutOfPagesError
+from cpuattn.cache.errors import OutOfPagesError
 
 
 class PagePool(NamedTuple):

@@ -14,15 +14,15 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from cpuattn import _core
 from cpuattn._arrays import as_array
 from cpuattn._attention import attention
-from cpuattn._cache_dtypes import stored_dtype
 from cpuattn._checks import check_size, per_entry
-from cpuattn._kv_arrays import KVArrays
-from cpuattn._page_pool import PagePool
-from cpuattn._page_sequence import Sequence
-from cpuattn._page_state import PageState, empty_sequence, known_id, known_ids
+from cpuattn._dtypes import stored_dtype
+from cpuattn.cache.kv_arrays import KVArrays
+from cpuattn.cache.page_pool import PagePool
+from cpuattn.cache.page_sequence import Sequence
+from cpuattn.cache.page_state import PageState, empty_sequence, known_id, known_ids
 
 if TYPE_CHECKING:
-    from cpuattn._layer_caches import Appended
+    from cpuattn.cache.appended import Appended
 
 __all__ = ["PagedKVCache"]
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpuattn._arrays import as_array, empty_aligned
-from cpuattn._cache_dtypes import check_float
 from cpuattn._checks import check_shape
+from cpuattn._dtypes import check_float
 
 # Entry and row to begin at; entry, first row and end of what goes there.
 Move = tuple[int, int, int, int, int]
