@@ -21,7 +21,7 @@ _ARMED = pytest.StashKey[float]()
 
 # The same examples in every run: the error of one or two outputs against NumPy's is luck, and one
 # random example in about a thousand breaks the rule of oracle.py with nothing wrong.
-# To look for more: pytest --hypothesis-profile explore tests/test_properties.py
+# To look for more: pytest --hypothesis-profile explore tests/attention/test_properties.py
 hypothesis.settings.register_profile("same", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("same")

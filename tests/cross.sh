@@ -101,9 +101,10 @@ else
     cp "$dir"/_core*.so "$dir/cpuattn/"
     CPUATTN_ISA=avx512 PYTHONPATH=$dir "$python" -m pytest -q -p no:cacheprovider \
       -k "avx512 or bfloat16_products or int8_products" \
-      tests/test_bfloat16_products.py tests/test_int8_products.py \
-      tests/test_attention*.py tests/test_dtypes.py tests/test_varlen.py tests/test_poison.py \
-      tests/test_weights.py tests/test_merge.py
+      tests/attention/test_bfloat16_products.py tests/attention/test_int8_products.py \
+      tests/attention/test_attention*.py tests/attention/test_dtypes.py \
+      tests/attention/test_varlen.py tests/attention/test_poison.py \
+      tests/attention/test_weights.py tests/attention/test_merge.py
     echo "PASSED AVX-512 emulated, from Python"
   fi
   echo "PASSED AVX-512 emulated"

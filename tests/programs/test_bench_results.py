@@ -28,7 +28,7 @@ from cpuattn.bench.results import (
 )
 from scripts import start_python
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- benchmark:begin -->\n", "\n<!-- benchmark:end -->"
 PAGE = f"# Title\n\n{BEGIN}old{END}\n\nlast line\n"
 

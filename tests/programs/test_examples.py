@@ -8,7 +8,7 @@ import pytest
 
 from scripts import ONE_ROUND, run_python, start_python
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 LAST_CHECK = {
     "attention_from_scratch.py": "the same numbers in all three",
     "cross_attention.py": "the same in 8 steps",

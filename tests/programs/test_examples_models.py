@@ -25,7 +25,7 @@ import whisper_speech_to_text  # noqa: E402
 from cpuattn.demo.fetch import read_members  # noqa: E402
 from models import dinov2  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 

@@ -6,7 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
@@ -90,7 +90,10 @@ def test_recipe_for_an_option_names_every_file() -> None:
     recipe = page.partition("## How to add an option\n")[2].partition("\n## ")[0]
     sources = [*ROOT.glob("cpp/**/*.[ch]pp"), *ROOT.glob("python/cpuattn/*.py")]
     sources += [*ROOT.glob("python/cpuattn/cache/*.py"), *ROOT.glob("python/cpuattn/layers/*.py")]
-    sources += [ROOT / "tests" / name for name in ("oracle.py", "cases.py", "test_errors.py")]
+    sources += [
+        *(ROOT / "tests" / "support" / name for name in ("oracle.py", "cases.py")),
+        ROOT / "tests" / "attention" / "test_errors.py",
+    ]
     files = {
         path.name
         for path in sources

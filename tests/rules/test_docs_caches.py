@@ -8,7 +8,7 @@ import pytest
 
 import cpuattn
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "caches.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "caches.md").read_text(encoding="utf-8")
 SHAPES = ((2, 64), (8, 64), (8, 128), (32, 128))  # kv_heads, head_dim
 TOKENS, LAYERS = 8192, 32
 

@@ -1,7 +1,8 @@
 """Bit for bit: results are those of bits.json, which this program wrote before a change.
 
-python tests/test_bits.py --write: store the hashes of this build, and the messages of errors.
-python tests/test_bits.py --show GROUP: print the hash of each call of a group, to find one.
+PYTHONPATH=tests/support python tests/rules/test_bits.py OPTION
+--write: store the hashes of this build, and the messages of errors.
+--show GROUP: print the hash of each call of a group, to find one.
 """
 
 import argparse

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-CPP = Path(__file__).resolve().parents[1] / "cpp"
+CPP = Path(__file__).resolve().parents[2] / "cpp"
 SOURCES = sorted(path for path in CPP.rglob("*.[ch]pp"))
 
 # A layer is a room below src/ or src/kernels/, or a file of src/ without its ending. Every layer

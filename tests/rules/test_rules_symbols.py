@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CMAKE = re.sub(r"#[^\n]*", "", (ROOT / "CMakeLists.txt").read_text())
 MACHINES = {"scalar": None, "avx2": "x86_64", "avx512": "x86_64"}
 MACHINES |= {"avx512_vnni": "x86_64", "avx512_bf16": "x86_64", "neon": "aarch64"}

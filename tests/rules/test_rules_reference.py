@@ -11,7 +11,7 @@ import pytest
 import cpuattn
 from test_rules_api import CALLED, PUBLIC
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "api.rst"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.rst"
 DIRECTIVE = re.compile(r"^\.\. auto(\w+):: ([\w.]+)$", re.MULTILINE)
 LINE = 100  # characters
 

@@ -15,7 +15,7 @@ import pytest
 
 from prose import Lines, prose
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = (
     *("*.md", "docs/*.md", "docs/*.rst", "docs/**/*.py", "benchmarks/*.md", "benchmarks/*.py"),
     *("python/**/*.py", "python/**/*.pyi", "examples/**/*.py"),

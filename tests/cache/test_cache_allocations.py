@@ -12,7 +12,7 @@ import pytest
 
 from cache_steps import STEPS
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def build(folder: Path) -> Path:
@@ -26,9 +26,9 @@ def build(folder: Path) -> Path:
     allocator = folder / "libfailing_malloc.so"
     module = folder / ("failing_call" + sysconfig.get_config_var("EXT_SUFFIX"))
     common = [compiler, "-shared", "-fPIC", "-O1"]
-    subprocess.run([*common, "-o", allocator, HERE / "failing_malloc.c"], check=True)
+    subprocess.run([*common, "-o", allocator, SUPPORT / "failing_malloc.c"], check=True)
     subprocess.run(
-        [*common, "-I", headers, "-o", module, HERE / "failing_call.c", allocator], check=True
+        [*common, "-I", headers, "-o", module, SUPPORT / "failing_call.c", allocator], check=True
     )
     return allocator
 
@@ -40,13 +40,13 @@ def test_every_allocation_fails_once(tmp_path: Path) -> None:
         "LD_PRELOAD": str(allocator),
         "LD_LIBRARY_PATH": str(tmp_path),
         "PYTHONMALLOC": "malloc",
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": str(SUPPORT),
         "OPENBLAS_NUM_THREADS": "1",
     }
     # NumPy, not the library, crashes where np.errstate has no memory: attend beside sinks uses it.
     names = [name for name in STEPS if name != "attend"]
     ran = subprocess.run(
-        [sys.executable, HERE / "failing_allocations.py", tmp_path, *names],
+        [sys.executable, SUPPORT / "failing_allocations.py", tmp_path, *names],
         env=environment,
         capture_output=True,
         text=True,

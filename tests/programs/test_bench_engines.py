@@ -13,7 +13,7 @@ from scripts import run_python
 
 pytest.importorskip("threadpoolctl")
 
-SCRIPT = str(Path(__file__).with_name("bench_small.py"))
+SCRIPT = str(Path(__file__).parents[1] / "support" / "bench_small.py")
 LIMITS = {"float32": 2e-6, "float64": 1e-14, "float16": 1e-3, "bfloat16": 4e-3, "int8": 2e-2}
 # Rounded once, as the result is written, and weights of bfloat16 products too (torch, which rounds
 # both, errs by 2.10e-3 to 2.29e-3 in these cases); int8 stands for its numbers exactly.

@@ -13,7 +13,7 @@ import pytest
 
 import cpuattn
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(page.name for page in DOCS.glob("*.md"))
 LINK = re.compile(r"\]\(([^)\s]*)\)")
