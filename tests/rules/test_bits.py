@@ -1,5 +1,7 @@
 """Bit for bit: results are those of bits.json, which this program wrote before a change.
 
+python -m pytest -m bits compares.
+
 PYTHONPATH=tests/support python tests/rules/test_bits.py OPTION
 --write: store the hashes of this build, and the messages of errors.
 --show GROUP: print the hash of each call of a group, to find one.
@@ -30,6 +32,9 @@ import wrong_functions
 from bits_groups import Call, Group, calls_of, digest
 from cpuattn import _core
 from wrong_calls import messages
+
+# Only when asked for: the hashes are those of one compiler, libm and NumPy.
+pytestmark = pytest.mark.bits
 
 BITS, ERRORS = (Path(__file__).with_name(name) for name in ("bits.json", "errors.txt"))
 
