@@ -111,11 +111,13 @@ void store_decode(const Work& work, const Partial& total, std::ptrdiff_t padded)
 // Heads from here on take milliseconds for a piece of keys, and a block of them may take seconds.
 constexpr std::ptrdiff_t kWideHead = std::ptrdiff_t(1) << 16;
 
-// f(piece, keys of the span before it); false: interrupted, which is asked for wide heads. Pieces
-// end at fixed keys, wherever the span begins: `offset` keys of the block lie before it.
+// f(piece, keys of the span before it), for rows of `dims`; false: interrupted, which is asked for
+// wide ones. Pieces end at fixed keys, wherever the span begins: `offset` keys of the block lie
+// before it.
 template <class F>
-bool for_each_piece(const Work& work, KeySpan span, std::ptrdiff_t offset, F f) {
-  const bool asks = work.should_stop && work.head_dim + work.value_dim >= kWideHead;
+bool for_each_piece(const Work& work, std::ptrdiff_t dims, KeySpan span, std::ptrdiff_t offset,
+                    F f) {
+  const bool asks = work.should_stop && dims >= kWideHead;
   for (std::ptrdiff_t first = 0, size; first < span.size(); first += size) {
     if (asks && work.should_stop(work.stop_context)) return false;
     const std::ptrdiff_t rest = span.size() - first;
@@ -156,7 +158,7 @@ void sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& row
     score_piece<V, S, kRows>(found, first, piece.size(), work.head_dim, scratch.queries,
                              pair_factor, scores + first * kRows);
   };
-  if (!for_each_piece(work, span, offset, score)) return;
+  if (!for_each_piece(work, work.head_dim, span, offset, score)) return;
   const std::ptrdiff_t filled =
       finish_scores<V, kRows>(work, rows, factors, 0, span, offset, scratch.scores);
   find_largest<V, kRows>(scratch.scores, filled, max);
@@ -167,7 +169,7 @@ void sum_block(const Work& work, const RowBlock<typename V::Element, kRows>& row
   find_rows(work.value, span.begin, span.end, work.value_dim, found);
   expect_rows(work.key, span.end, rows.hi_max, found);
   const std::ptrdiff_t ahead = rows_ahead<S>(work.value_dim);
-  for_each_piece(work, span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
+  for_each_piece(work, work.value_dim, span, offset, [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, found);
     T* const weights = scores + first * kRows;
     if (sizeof(S) == 1) scale_keys(found, first, piece.size(), T(scale_unit(work)), weights);

@@ -85,7 +85,7 @@ bool score_int8_span(const Work& work, KeySpan span, const QueryDigits<kRows>& q
                      std::int8_t* copy, Int8Rows<V, kRows>& keys, float* scores) {
   const Int8Scores<V, kRows> block{keys, work.head_dim, queries, scores,
                                    Int8Scratch<V, kRows>::kScores};
-  return for_each_piece(work, span, 0, [&](KeySpan piece, std::ptrdiff_t first) {
+  return for_each_piece(work, work.head_dim, span, 0, [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.key, first, piece.size(), work.head_dim, copy, keys);
     score_int8(block, first, first + piece.size());
   });
@@ -107,7 +107,7 @@ void add_int8_span(const Work& work, KeySpan span, const float* weights,
     V::store(scratch.sums + i, V::set1_integer(0));
   }
   const Int8Values<V, kRows> block{values, digits, work.value_dim, scratch.sums};
-  for_each_piece(work, span, 0, [&](KeySpan piece, std::ptrdiff_t first) {
+  for_each_piece(work, work.value_dim, span, 0, [&](KeySpan piece, std::ptrdiff_t first) {
     copy_piece(work.value, first, piece.size(), work.value_dim, scratch.copy, values);
     accumulate_int8(block, first, first + piece.size());
   });
