@@ -42,7 +42,7 @@ void* openmp_runtime() {
     return 1;
   };
   const char* name = nullptr;
-  dl_iterate_phdr(look, &name);
+  dl_iterate_phdr(look, static_cast<void*>(&name));
   return name ? dlopen(name, RTLD_LAZY | RTLD_NOLOAD) : nullptr;
 }
 
